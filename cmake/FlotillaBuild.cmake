@@ -1,0 +1,79 @@
+# Compiler settings that all targets share.
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+find_program(MOLD mold)
+if(MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_compile_options(-Wall -Wextra -Wno-missing-field-initializers -ffunction-sections -fdata-sections -fno-plt)
+add_link_options(-Wl,--gc-sections)
+include_directories(${CMAKE_SOURCE_DIR})
+
+if(FLOTILLA_SANITIZE STREQUAL "address")
+  add_compile_options(-fsanitize=address,undefined -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+elseif(FLOTILLA_SANITIZE STREQUAL "thread")
+  add_compile_options(-fsanitize=thread)
+  add_link_options(-fsanitize=thread)
+elseif(FLOTILLA_SANITIZE STREQUAL "fuzzer")
+  add_compile_options(-fsanitize=address,undefined,fuzzer-no-link -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(tl-expected REQUIRED)
+find_package(Boost 1.81 REQUIRED)
+add_compile_definitions(BOOST_ASIO_NO_DEPRECATED SPDLOG_FMT_EXTERNAL)
+
+execute_process(COMMAND git rev-parse --short=12 HEAD WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+                OUTPUT_VARIABLE FLOTILLA_REVISION OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(NOT FLOTILLA_REVISION)
+  set(FLOTILLA_REVISION unknown)
+endif()
+set(FLOTILLA_BUILD "${PROJECT_VERSION}+${FLOTILLA_REVISION}")
+
+# flotilla_library(NAME SOURCES... LINK libs...): a static library of one folder.
+function(flotilla_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC ${ARG_LINK})
+endfunction()
+
+# The libraries that a program links either shared, or (target property FLOTILLA_STATIC) static.
+# Debian's CMake packages name only the shared ones; pkg-config knows what the archives need.
+function(flotilla_dependency name shared)
+  add_library(${name} INTERFACE)
+  target_link_libraries(${name} INTERFACE "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:FLOTILLA_STATIC>>>:${shared}>")
+endfunction()
+flotilla_dependency(dep_grpc gRPC::grpc++)
+flotilla_dependency(dep_protobuf protobuf::libprotobuf)
+flotilla_dependency(dep_crypto OpenSSL::Crypto)
+flotilla_dependency(dep_ssl OpenSSL::SSL)
+# Debian has no archives of these two: header only.
+add_library(dep_spdlog INTERFACE)
+target_link_libraries(dep_spdlog INTERFACE spdlog::spdlog_header_only fmt::fmt-header-only)
+
+execute_process(COMMAND ${PKG_CONFIG_EXECUTABLE} --static --libs grpc++ protobuf openssl OUTPUT_VARIABLE static_libs
+                OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+separate_arguments(static_libs)
+list(REMOVE_ITEM static_libs -pthread)
+list(REMOVE_DUPLICATES static_libs)
+set(FLOTILLA_STATIC_LIBS -Wl,--start-group ${static_libs} -Wl,--end-group CACHE INTERNAL "")
+
+# flotilla_static(TARGET extra libs...): fully static, runs on any glibc or none.
+function(flotilla_static target)
+  set_target_properties(${target} PROPERTIES FLOTILLA_STATIC ON)
+  target_link_options(${target} PRIVATE -static -pthread)
+  target_link_libraries(${target} PRIVATE ${ARGN} ${FLOTILLA_STATIC_LIBS})
+endfunction()

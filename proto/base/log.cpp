@@ -1,0 +1,32 @@
+#include "proto/base/log.hpp"
+
+#include <spdlog/sinks/rotating_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <sys/stat.h>
+
+namespace flotilla {
+namespace {
+constexpr std::size_t log_file_bytes = 4u << 20;  // a day of info-level messages of a busy daemon
+constexpr std::size_t log_files = 3;              // beside the present one
+}  // namespace
+
+Status init_log(const std::filesystem::path& file, LogTo to) {
+  try {
+    const mode_t before = umask(0077);
+    std::vector<spdlog::sink_ptr> sinks{
+        std::make_shared<spdlog::sinks::rotating_file_sink_mt>(file.string(), log_file_bytes, log_files)};
+    umask(before);
+    if (to == LogTo::file_and_stderr) sinks.push_back(std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto logger = std::make_shared<spdlog::logger>("", sinks.begin(), sinks.end());
+    logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
+    logger->flush_on(spdlog::level::info);
+    spdlog::set_default_logger(std::move(logger));
+    return {};
+  } catch (const spdlog::spdlog_ex& problem) {
+    return fail(Code::permission_denied, std::string("cannot write the log: ") + problem.what());
+  }
+}
+
+void set_log_debug(bool debug) { spdlog::set_level(debug ? spdlog::level::debug : spdlog::level::info); }
+
+}  // namespace flotilla

@@ -1,0 +1,18 @@
+// Logs: by level, to one bounded file that is rotated (4 files of 4 MiB), 0600. No secret is ever logged.
+// Use spdlog's macros or functions (spdlog::info, ...) after init_log.
+#pragma once
+
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+
+#include "proto/base/result.hpp"
+
+namespace flotilla {
+
+enum class LogTo { file, file_and_stderr };
+
+Status init_log(const std::filesystem::path& file, LogTo to = LogTo::file);
+void set_log_debug(bool debug);
+
+}  // namespace flotilla
