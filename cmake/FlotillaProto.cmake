@@ -1,10 +1,10 @@
-# flotilla_proto(NAME FILES... [GRPC FILES...]): C++ for .proto files under proto/; GRPC ones have services too.
+# flotilla_proto(NAME [FILES...] [GRPC FILES...]): C++ for .proto files under proto/: the messages of FILES, the services of GRPC.
 function(flotilla_proto name)
   cmake_parse_arguments(ARG "" "" "FILES;GRPC" ${ARGN})
   set(out ${CMAKE_BINARY_DIR}/generated)
   file(MAKE_DIRECTORY ${out})
   set(sources)
-  foreach(file ${ARG_FILES} ${ARG_GRPC})
+  foreach(file ${ARG_FILES})
     string(REGEX REPLACE "\\.proto$" "" stem ${file})
     add_custom_command(
       OUTPUT ${out}/${stem}.pb.cc ${out}/${stem}.pb.h

@@ -1,0 +1,14 @@
+// Descriptions are checked before anything is done: all faults at once, each naming its key.
+#pragma once
+
+#include "daemon/core/state.hpp"
+#include "proto/base/result.hpp"
+
+namespace flotilla::daemon {
+
+// Fills in defaults (driver, transport) and checks. `resources`: for the gateway, which must be known and make no circle.
+Status check_resource(v1::ResourceSpec& spec, const std::map<std::string, Resource>& resources);
+Status check_pilot(v1::PilotSpec& spec, const State& state);
+Status check_job(v1::JobSpec& spec, const State& state);
+
+}  // namespace flotilla::daemon
