@@ -20,6 +20,8 @@ namespace {
 // The last bytes of a burst are acknowledged when the wire has been quiet for this long: often enough to give memory back,
 // too seldom to cost anything while calls go to and fro.
 constexpr int quiet_ms = 200;
+// A ring of more than this is given back as soon as it is empty; less is kept for the next burst.
+constexpr std::size_t kept_ring_bytes = 1u << 20;
 // How often one direction goes on before the other one is looked at again.
 constexpr int rounds = 8;
 
@@ -96,6 +98,10 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
       if (opened.error().code != Code::failed_precondition) lost(opened.error());
       return;  // an old epoch: `wire` is closed, the present one stays
     }
+    if (over_) {
+      drop_wire();
+      return;
+    }
     wire_ = std::move(wire);
     wire_blocked_ = false;
     announced_ = false;
@@ -110,7 +116,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   }
   void ack(std::uint32_t epoch, std::uint64_t received) {
     if (auto status = endpoint_.on_ack(epoch, received); !status) lost(status.error());
-    else if (!endpoint_.ack_owed() && endpoint_.acknowledged_by_peer() == endpoint_.taken()) endpoint_.trim();
+    else if (endpoint_.ring_capacity() > kept_ring_bytes) endpoint_.trim();
   }
   void renew() {
     send_ack();
@@ -118,8 +124,9 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   }
   void user_gone() {
     if (!user_) return;
-    pump_user();  // what the worker wrote before it died is still in the socket
-    end_of_user(true);
+    // What the user wrote before it went is still in the socket, and is read until its end.
+    ::shutdown(user_.get(), SHUT_RDWR);
+    user_broken();
   }
 
   Endpoint endpoint_;
@@ -154,7 +161,15 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   }
   void wire_broken(std::string cause) {
     drop_wire();
+    // With both streams at their end the peer may have known it first, and have closed.
+    if (endpoint_.user_ended() && endpoint_.peer_ended()) finish();
     if (!over_) tell(&BridgeHandlers::on_wire_broken, endpoint_.epoch(), std::move(cause));
+  }
+  void finish() {
+    if (over_) return;
+    over_ = true;
+    tell(&BridgeHandlers::on_finished);
+    drop_wire();
   }
   void wire_failed() {
     std::string cause = wire_->failure();
@@ -163,14 +178,13 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   }
   void end_of_user(bool hung_up) {
     const bool ended_before = endpoint_.user_ended();
-    const bool hung_up_before = user_hung_up_;
     user_hung_up_ = user_hung_up_ || hung_up;
     endpoint_.on_user_end();
-    if (hung_up) {
+    if (user_hung_up_) {
       endpoint_.discard_incoming();
       user_.reset();
     }
-    if (!ended_before || hung_up_before != user_hung_up_) tell_user_end();
+    if (!ended_before || user_hung_up_) tell_user_end();
   }
 
   // Everything that can go to the wire now. Returns false when it takes no more, or is none.
@@ -284,11 +298,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
       if (user_) ::shutdown(user_.get(), SHUT_WR);
     }
     if (endpoint_.ack_due()) send_ack();
-    if (endpoint_.finished()) {
-      over_ = true;
-      tell(&BridgeHandlers::on_finished);
-      drop_wire();
-    }
+    if (endpoint_.finished()) finish();
   }
 
   void run() {
