@@ -72,7 +72,8 @@ Status Endpoint::start_sending(std::uint64_t peer_received) {
 
 bool Endpoint::may_grow() const {
   // While the wire is the slow part, or there is none, more room would only hold more bytes back.
-  return capacity_ < limit_ && (capacity_ == 0 || (connected() && sent_ == read_));
+  if (capacity_ == 0) return true;
+  return capacity_ < limit_ && connected() && sent_ == read_ && (capacity_ < ring_eager_bytes || stalls_ >= stalls_to_grow);
 }
 
 bool Endpoint::wants_user_bytes() const { return !user_ended_ && (read_ - base_ < capacity_ || may_grow()); }
@@ -87,6 +88,7 @@ void Endpoint::resize_ring(std::size_t capacity) {
   }
   ring_ = std::move(ring);
   capacity_ = capacity;
+  stalls_ = 0;
 }
 
 void Endpoint::add_ring_piece(Spans& spans, std::uint64_t from, std::uint64_t to) const {
@@ -135,6 +137,7 @@ Status Endpoint::on_ack(std::uint32_t epoch, std::uint64_t received) {
                                     std::to_string(received) + " bytes of " + std::to_string(sent_high_) + " sent");
   // One that was meant for another connection may be overtaken by an opening, which knows better.
   if (received <= base_ || received > sent_) return {};
+  if (read_ - base_ == capacity_ && sent_ == read_) ++stalls_;
   base_ = received;
   return {};
 }

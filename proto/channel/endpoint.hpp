@@ -26,6 +26,10 @@ namespace flotilla::channel {
 // speed, asks for it, so that on a short line the ring stays in the processor's cache.
 constexpr std::size_t ring_start_bytes = 64u << 10;
 constexpr std::size_t ring_limit_bytes = 16u << 20;
+// Two acknowledgements' worth is grown to at once; beyond that the sender must have stood still this often for want of an
+// acknowledgement: a late one now and then is no reason to leave the cache.
+constexpr std::size_t ring_eager_bytes = 512u << 10;
+constexpr int stalls_to_grow = 3;
 constexpr std::size_t chunk_bytes = 256u << 10;         // most that is taken from user or wire at once
 constexpr std::uint64_t ack_interval_bytes = 256u << 10;
 
@@ -117,6 +121,7 @@ class Endpoint {
   bool user_ended_ = false;
   std::unique_ptr<char[]> ring_;   // the byte of offset n lies at n & (capacity_ - 1)
   std::size_t capacity_ = 0;       // a power of two, 0 before the first byte
+  int stalls_ = 0;                 // since the ring last grew: acknowledgements that found it full and all sent
 
   std::array<char, opening_bytes> header_{};  // ours, going out
   std::size_t header_out_ = 0, header_size_ = 0;

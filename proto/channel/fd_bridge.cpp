@@ -3,8 +3,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -19,7 +21,7 @@ namespace {
 
 // The last bytes of a burst are acknowledged when the wire has been quiet for this long: often enough to give memory back,
 // too seldom to cost anything while calls go to and fro.
-constexpr int quiet_ms = 200;
+constexpr long quiet_ns = 200'000'000;
 // A ring of more than this is given back as soon as it is empty; less is kept for the next burst.
 constexpr std::size_t kept_ring_bytes = 1u << 20;
 // How often one direction goes on before the other one is looked at again.
@@ -31,6 +33,7 @@ class SocketWire final : public Wire {
   int fd() const override { return fd_.get(); }
   long read(void* to, std::size_t size) override { return ::recv(fd_.get(), to, size, MSG_DONTWAIT); }
   long write(const iovec* pieces, int count) override {
+    if (count == 1) return ::send(fd_.get(), pieces->iov_base, pieces->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
     msghdr message{};
     message.msg_iov = const_cast<iovec*>(pieces);
     message.msg_iovlen = static_cast<std::size_t>(count);
@@ -60,8 +63,11 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
  public:
   Impl(Side side, std::uint64_t channel, unique_fd user, Post post, BridgeHandlers handlers)
       : endpoint_(side, channel), user_(std::move(user)), post_(std::move(post)), handlers_(std::move(handlers)),
-        wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+        epoll_(epoll_create1(EPOLL_CLOEXEC)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        quiet_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) {
     set_no_delay(user_.get());
+    watch(wake_.get(), Source::wake, EPOLLIN);
+    watch(quiet_.get(), Source::quiet, EPOLLIN);
   }
 
   void start() {
@@ -102,17 +108,26 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
       drop_wire();
       return;
     }
+    close_wire();
     wire_ = std::move(wire);
-    wire_blocked_ = false;
     announced_ = false;
     flush();
   }
   void drop_wire() {
     endpoint_.disconnect();
-    wire_.reset();
+    close_wire();
   }
   void peer_end(std::uint64_t final_offset) {
     if (auto status = endpoint_.on_peer_end(final_offset); !status) lost(status.error());
+  }
+  // From any thread. The data thread is woken only when it waits for this; else it looks at its next turn.
+  void ack_from_peer(std::uint32_t epoch, std::uint64_t received) {
+    {
+      std::lock_guard lock(mutex_);
+      acks_.push_back({epoch, received});
+    }
+    ack_came_ = true;
+    if (waits_for_ack_) wake();
   }
   void ack(std::uint32_t epoch, std::uint64_t received) {
     if (auto status = endpoint_.on_ack(epoch, received); !status) lost(status.error());
@@ -138,6 +153,31 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     [[maybe_unused]] auto written = ::write(wake_.get(), &one, sizeof one);
   }
 
+  enum class Source : std::uint32_t { wake, quiet, user, wire };
+  void watch(int fd, Source source, std::uint32_t events) {
+    epoll_event event{events, {.u32 = static_cast<std::uint32_t>(source)}};
+    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
+  }
+  // Keeps what epoll watches in step with what is wished for; a system call only at a change. No wish, no watching: a
+  // hung-up peer would wake us again and again.
+  void wish(int fd, Source source, std::uint32_t& watched, std::uint32_t events) {
+    if (events == watched) return;
+    epoll_event event{events, {.u32 = static_cast<std::uint32_t>(source)}};
+    epoll_ctl(epoll_.get(), !watched ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, fd, &event);
+    watched = events;
+  }
+  void close_user() {
+    if (!user_) return;
+    wish(user_.get(), Source::user, user_watched_, 0);
+    user_.reset();
+  }
+  void close_wire() {
+    if (!wire_) return;
+    wish(wire_->fd(), Source::wire, wire_watched_, 0);
+    wire_.reset();
+    wire_blocked_ = false;
+  }
+
   template <class Handler, class... Args>
   void tell(Handler BridgeHandlers::* handler, Args... args) {
     if (!(handlers_.*handler)) return;
@@ -155,7 +195,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   void lost(const Error& error) {
     drop_wire();
     if (user_) ::shutdown(user_.get(), SHUT_RDWR);
-    user_.reset();
+    close_user();
     if (!over_) tell(&BridgeHandlers::on_failed, error);
     over_ = true;
   }
@@ -182,7 +222,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     endpoint_.on_user_end();
     if (user_hung_up_) {
       endpoint_.discard_incoming();
-      user_.reset();
+      close_user();
     }
     if (!ended_before || user_hung_up_) tell_user_end();
   }
@@ -208,21 +248,26 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     return wire_ != nullptr;
   }
 
+  long receive(const Spans& space) {
+    if (space.count == 1) return ::recv(user_.get(), space.pieces[0].iov_base, space.pieces[0].iov_len, MSG_DONTWAIT);
+    msghdr message{};
+    message.msg_iov = const_cast<iovec*>(space.pieces.data());
+    message.msg_iovlen = static_cast<std::size_t>(space.count);
+    return ::recvmsg(user_.get(), &message, MSG_DONTWAIT);
+  }
+
   void pump_user() {
     for (int round = 0; round < rounds && user_; ++round) {
       const Spans space = endpoint_.user_space();
       if (space.empty() || endpoint_.user_ended()) return;
-      msghdr message{};
-      message.msg_iov = const_cast<iovec*>(space.pieces.data());
-      message.msg_iovlen = static_cast<std::size_t>(space.count);
-      const long count = ::recvmsg(user_.get(), &message, MSG_DONTWAIT);
+      const long count = receive(space);
       if (count < 0) {
         if (errno == EINTR) continue;
         if (!is_wait(errno)) end_of_user(true);
         return;
       }
       if (count == 0) {
-        end_of_user(user_events_ & POLLHUP);
+        end_of_user(user_events_ & EPOLLHUP);
         return;
       }
       endpoint_.on_user_bytes(static_cast<std::size_t>(count));
@@ -301,65 +346,97 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     if (endpoint_.finished()) finish();
   }
 
+  void take_acks() {
+    if (!ack_came_.exchange(false)) return;
+    std::vector<PeerAck> acks;
+    {
+      std::lock_guard lock(mutex_);
+      acks.swap(acks_);
+    }
+    for (const auto& each : acks) ack(each.epoch, each.received);
+  }
+  // False: it is time to end.
+  bool take_commands() {
+    std::uint64_t count;
+    [[maybe_unused]] auto got = ::read(wake_.get(), &count, sizeof count);
+    std::vector<std::function<void(Impl&)>> commands;
+    {
+      std::lock_guard lock(mutex_);
+      commands.swap(commands_);
+      if (stopping_) return false;
+    }
+    for (auto& each : commands) each(*this);
+    return true;
+  }
+  // The timer runs only while something is to be acknowledged, and is set again only when it ran out: nothing of it is in
+  // the way of a call.
+  void start_quiet_timer() {
+    if (timer_runs_) return;
+    timer_runs_ = true;
+    itimerspec in{};
+    in.it_value.tv_nsec = quiet_ns;
+    timerfd_settime(quiet_.get(), 0, &in, nullptr);
+    received_at_timer_ = endpoint_.received();
+  }
+  void on_quiet_timer() {
+    std::uint64_t count;
+    [[maybe_unused]] auto got = ::read(quiet_.get(), &count, sizeof count);
+    timer_runs_ = false;
+    if (!endpoint_.ack_owed() || endpoint_.received() != received_at_timer_) return;  // not quiet
+    send_ack();
+    endpoint_.trim();
+  }
+
   void run() {
-    enum { wake_at, user_at, wire_at };
     for (;;) {
-      pollfd polled[3]{{wake_.get(), POLLIN, 0}, {-1, 0, 0}, {-1, 0, 0}};
       bool at_once = false;
-      if (user_) {
-        short events = 0;
-        if (endpoint_.wants_user_bytes()) events |= POLLIN;
-        if (user_blocked_) events |= POLLOUT;
-        // Without a wish no poll: a hung-up peer would wake us again and again.
-        if (events) polled[user_at] = {user_.get(), events, 0};
-      }
+      if (user_)
+        wish(user_.get(), Source::user, user_watched_,
+             (endpoint_.wants_user_bytes() ? EPOLLIN : 0u) | (user_blocked_ ? EPOLLOUT : 0u));
       if (wire_) {
-        short events = 0;
+        std::uint32_t events = 0;
         if (endpoint_.wants_wire_bytes()) {
-          events |= wire_->wait_for_read();
+          events |= static_cast<std::uint32_t>(wire_->wait_for_read());  // POLLIN and EPOLLIN are the same, and so on
           at_once = wire_->pending();
         }
-        if (wire_blocked_) events |= wire_->wait_for_write();
-        if (events) polled[wire_at] = {wire_->fd(), events, 0};
+        if (wire_blocked_) events |= static_cast<std::uint32_t>(wire_->wait_for_write());
+        wish(wire_->fd(), Source::wire, wire_watched_, events);
       }
-      const int timeout = at_once ? 0 : endpoint_.ack_owed() && endpoint_.epoch() ? quiet_ms : -1;
-      const int ready = ::poll(polled, 3, timeout);
+      if (endpoint_.ack_owed() && endpoint_.epoch()) start_quiet_timer();
+      const bool waits_for_ack = endpoint_.user_ended() || !endpoint_.wants_user_bytes();
+      if (waits_for_ack_ != waits_for_ack) waits_for_ack_ = waits_for_ack;
+      if (waits_for_ack && ack_came_) at_once = true;  // it came before it was said that it is waited for
+
+      epoll_event events[4];
+      const int ready = ::epoll_wait(epoll_.get(), events, 4, at_once ? 0 : -1);
       if (ready < 0 && errno != EINTR) {
         lost(errno_error(Code::internal, "cannot wait for a channel's sockets"));
         return;
       }
-      if (ready == 0 && !at_once) {
-        send_ack();
-        endpoint_.trim();
-        continue;
-      }
-      if (ready < 0) continue;
-      user_events_ = polled[user_at].revents;
-      if (wire_ && (polled[wire_at].revents || at_once)) {
+      user_events_ = 0;
+      bool woken = false, wire_ready = at_once;
+      for (int i = 0; i < ready; ++i) switch (static_cast<Source>(events[i].data.u32)) {
+          case Source::wake: woken = true; break;
+          case Source::quiet: on_quiet_timer(); break;
+          case Source::user: user_events_ = events[i].events; break;
+          case Source::wire: wire_ready = true; break;
+        }
+      if (wire_ && wire_ready) {
         if (wire_blocked_) flush();
-        if (wire_) pump_wire();
+        pump_wire();
       }
       if (user_ && user_events_) {
-        if (user_blocked_ && (user_events_ & (POLLOUT | POLLERR | POLLHUP))) deliver();
+        if (user_blocked_) deliver();
         pump_user();
       }
-      if (polled[wake_at].revents) {
-        std::uint64_t count;
-        [[maybe_unused]] auto got = ::read(wake_.get(), &count, sizeof count);
-        std::vector<std::function<void(Impl&)>> commands;
-        {
-          std::lock_guard lock(mutex_);
-          commands.swap(commands_);
-          if (stopping_) return;
-        }
-        for (auto& each : commands) each(*this);
-      }
+      if (woken && !take_commands()) return;
+      take_acks();
       settle();
     }
   }
 
   unique_fd user_;
-  short user_events_ = 0;
+  std::uint32_t user_events_ = 0, user_watched_ = 0, wire_watched_ = 0;  // epoll's: of this turn; as set
   bool user_blocked_ = false, user_hung_up_ = false;
   std::unique_ptr<Wire> wire_;
   bool wire_blocked_ = false;
@@ -370,8 +447,14 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   Post post_;
   BridgeHandlers handlers_;      // read only; run on the owner's thread
   std::atomic<bool> alive_{true};
-  unique_fd wake_;
-  std::mutex mutex_;             // guards the two below
+  unique_fd epoll_, wake_;
+  unique_fd quiet_;
+  bool timer_runs_ = false;
+  std::uint64_t received_at_timer_ = 0;
+  struct PeerAck { std::uint32_t epoch; std::uint64_t received; };
+  std::atomic<bool> ack_came_{false}, waits_for_ack_{false};
+  std::mutex mutex_;             // guards the three below
+  std::vector<PeerAck> acks_;
   std::vector<std::function<void(Impl&)>> commands_;
   bool stopping_ = false;
   std::thread thread_;
@@ -398,7 +481,7 @@ void FdBridge::drop_wire() {
   impl_->command([](Impl& impl) { impl.drop_wire(); });
 }
 void FdBridge::on_ack(std::uint32_t epoch, std::uint64_t received) {
-  impl_->command([epoch, received](Impl& impl) { impl.ack(epoch, received); });
+  impl_->ack_from_peer(epoch, received);
 }
 void FdBridge::on_peer_end(std::uint64_t final_offset) {
   impl_->command([final_offset](Impl& impl) { impl.peer_end(final_offset); });
