@@ -1,0 +1,42 @@
+# Shared by the scripts here; sourced, not run.
+set -euo pipefail
+export LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+scripts=$root/scripts
+venv=$root/.venv
+started=$SECONDS
+
+# say TEXT: one line of progress, with the seconds since the start.
+say() { printf '\n== [%4ds] %s\n' "$((SECONDS - started))" "$*"; }
+note() { printf '   %s\n' "$*"; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# usage FILE: the comment at the top of a script is its help.
+usage() { sed -n '2,/^$/{/^#/{s/^# \{0,1\}//;p}}' "$1"; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo -- "$@"
+  else die "this needs root and there is no sudo: run as root: $*"
+  fi
+}
+
+# Compilers of gRPC's headers take up to 1.3 GB each; more jobs than memory end in the OOM killer.
+build_jobs() {
+  local cores memory_gb
+  cores=$(nproc)
+  memory_gb=$(awk '/^MemAvailable/{print int($2 / 1300000)}' /proc/meminfo)
+  [ "$memory_gb" -ge 1 ] || memory_gb=1
+  echo $((cores < memory_gb ? cores : memory_gb))
+}
+
+# digest PATH...: one hash of the content of files and folders, without what builds leave there.
+digest() {
+  find "$@" -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/__pycache__/*' -not -name '*_pb2*' \
+    -print0 2>/dev/null | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1
+}
+
+# stamped NAME DIGEST: true when the step NAME was last done for that DIGEST.
+stamp_dir=$root/build/stamps
+stamped() { [ -e "$stamp_dir/$1" ] && [ "$(cat "$stamp_dir/$1")" = "$2" ]; }
+stamp() { mkdir -p "$stamp_dir"; printf '%s\n' "$2" > "$stamp_dir/$1"; }
