@@ -1,0 +1,159 @@
+"""The rules of the source tree that no compiler checks. Called by scripts/check.
+
+check.py [--junit FILE] [--all]
+"""
+import pathlib
+import re
+import subprocess
+import sys
+import xml.sax.saxutils as sax
+
+root = pathlib.Path(__file__).resolve().parent.parent
+
+# A core decides: no gRPC, Asio, threads, clocks, file system, sockets in it. Time and data come in.
+impure = re.compile(
+    r'^\s*#\s*include\s*[<"]('
+    r"grpc|boost/asio|boost/beast|thread>|mutex>|shared_mutex>|condition_variable>|future>|semaphore>|latch>|barrier>|stop_token>"
+    r"|atomic>|filesystem>|fstream>|cstdio>|stdio\.h>|iostream>|sys/|unistd\.h>|fcntl\.h>|poll\.h>|netinet/|arpa/|signal\.h>|csignal>"
+    r"|pthread\.h>|sqlite3|libssh/|openssl/|spdlog/|random>|ctime>|time\.h>|proto/link/|proto/base/log|proto/base/random|proto/base/unique_fd"
+    r"|.*\.grpc\.pb\.h)")
+impure_words = re.compile(
+    r"\b(std::chrono::(system_clock|steady_clock|high_resolution_clock)::now|std::this_thread|std::thread|clock_gettime|gettimeofday|"
+    r"getenv|std::random_device|std::filesystem|std::ofstream|std::ifstream|std::cout|std::cerr)\b")
+cores = ["daemon/core", "hub/core", "pilot/core"]
+
+# The four parts share proto/ only. (client/cli is the program `flotilla`, and starts the daemon's library by
+# proto/base/programs.hpp alone.)
+parts = ["daemon", "hub", "pilot", "client"]
+
+sources = {".cpp", ".hpp", ".h", ".c", ".cc"}
+
+
+def tracked():
+    listed = subprocess.run(["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                            capture_output=True, check=True).stdout
+    return [pathlib.Path(name) for name in listed.decode().split("\0") if name and (root / name).is_file()]
+
+
+def without_comments(text):
+    text = re.sub(r"/\*.*?\*/", lambda m: "\n" * m[0].count("\n"), text, flags=re.S)
+    return re.sub(r"//[^\n]*", "", text)
+
+
+def lines_of(files, folder):
+    for file in files:
+        if file.suffix in sources and str(file).startswith(folder + "/"):
+            for number, line in enumerate(without_comments((root / file).read_text(errors="replace")).split("\n"), 1):
+                yield file, number, line
+
+
+def core_is_pure(files, core):
+    faults = []
+    for file, number, line in lines_of(files, core):
+        if impure.search(line):
+            faults.append(f"{file}:{number}: a core must not include this: {line.strip()}")
+        elif impure_words.search(line):
+            faults.append(f"{file}:{number}: a core must not use this: {line.strip()}")
+    return faults
+
+
+def keeps_to_itself(files, part):
+    others = "|".join(p for p in parts if p != part)
+    pattern = re.compile(rf'^\s*#\s*include\s*[<"](?:\.\./)*(?:{others})/')
+    return [f"{file}:{number}: {part} must not include another part: {line.strip()}"
+            for file, number, line in lines_of(files, part) if pattern.search(line)]
+
+
+def proto_uses_nobody(files):
+    pattern = re.compile(rf'^\s*#\s*include\s*[<"](?:{"|".join(parts)})/')
+    return [f"{file}:{number}: proto must not include a part: {line.strip()}"
+            for file, number, line in lines_of(files, "proto") if pattern.search(line)]
+
+
+def folders_have_a_readme(files):
+    top = {"proto", "daemon", "hub", "pilot", "client", "web", "scripts", "test", "docs", "examples"}
+    present = {f.parts[0] for f in files if len(f.parts) > 1} & top
+    return [f"{folder}/README.md is missing: what belongs there, what does not, where to start reading"
+            for folder in sorted(present) if not (root / folder / "README.md").is_file()]
+
+
+def top_level_is_tidy(files):
+    known = {"proto", "daemon", "hub", "pilot", "client", "web", "scripts", "test", "docs", "examples", "cmake",
+             ".ci", ".github"}
+    return [f"{folder}/: no place for this at the top level" for folder in sorted({f.parts[0] for f in files if len(f.parts) > 1} - known)]
+
+
+def licence_and_size(files):
+    too_big = 2_000_000  # bytes; a larger file does not belong into the history
+    return [f"{file}: {(root / file).stat().st_size} bytes are too many for the history"
+            for file in files if (root / file).stat().st_size > too_big]
+
+
+def shell_is_sound(files):
+    faults = []
+    for file in files:
+        if file.parts[0] not in ("scripts", ".ci") or file.suffix not in ("", ".sh") or not (root / file).is_file():
+            continue
+        first = (root / file).read_text(errors="replace").split("\n", 1)[0]
+        if "bash" not in first and file.suffix != ".sh":
+            continue
+        done = subprocess.run(["bash", "-n", root / file], capture_output=True, text=True)
+        if done.returncode:
+            faults.append(f"{file}: {done.stderr.strip()}")
+    return faults
+
+
+def layout(files, everything):
+    """clang-format of C++ that differs from what was last released (or of all)."""
+    if not (root / ".clang-format").is_file():
+        return None, "there is no .clang-format"
+    if subprocess.run(["sh", "-c", "command -v clang-format"], capture_output=True).returncode:
+        return None, "clang-format is not installed"
+    if everything:
+        chosen = [f for f in files if f.suffix in sources]
+    else:
+        base = subprocess.run(["git", "-C", root, "rev-parse", "-q", "--verify", "HEAD~1"], capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run(["git", "-C", root, "diff", "--name-only", base or "HEAD"], capture_output=True, text=True).stdout.split()
+        chosen = [f for f in files if f.suffix in sources and str(f) in changed]
+    if not chosen:
+        return [], None
+    done = subprocess.run(["clang-format", "--dry-run", "--Werror", *map(str, chosen)], cwd=root, capture_output=True, text=True)
+    return sorted({line.split(": error")[0] + " is not laid out as .clang-format says; run clang-format -i"
+                   for line in done.stderr.split("\n") if ": error" in line}), None
+
+
+def main():
+    arguments = sys.argv[1:]
+    everything = "--all" in arguments
+    report = arguments[arguments.index("--junit") + 1] if "--junit" in arguments else None
+    files = tracked()
+    results = {f"{core} is pure": (core_is_pure(files, core), None) for core in cores}
+    for part in parts:
+        results[f"{part} keeps to itself"] = (keeps_to_itself(files, part), None)
+    results["proto uses nobody"] = (proto_uses_nobody(files), None)
+    results["folders have a README"] = (folders_have_a_readme(files), None)
+    results["top level is tidy"] = (top_level_is_tidy(files), None)
+    results["no huge files"] = (licence_and_size(files), None)
+    results["shell scripts parse"] = (shell_is_sound(files), None)
+    results["layout of changed sources"] = layout(files, everything)
+    failed = 0
+    cases = []
+    for name, (faults, skipped) in results.items():
+        if skipped:
+            print(f"skip {name}: {skipped}")
+            cases.append(f'<testcase classname="check" name="{name}"><skipped message={sax.quoteattr(skipped)}/></testcase>')
+        elif faults:
+            failed += 1
+            print(f"FAIL {name}")
+            for fault in faults[:50]:
+                print(f"     {fault}")
+            cases.append(f'<testcase classname="check" name="{name}"><failure>{sax.escape(chr(10).join(faults))}</failure></testcase>')
+        else:
+            print(f"ok   {name}")
+            cases.append(f'<testcase classname="check" name="{name}"/>')
+    if report:
+        pathlib.Path(report).write_text(f'<testsuite name="check">{"".join(cases)}</testsuite>\n')
+    return 1 if failed else 0
+
+
+sys.exit(main())
