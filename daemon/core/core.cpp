@@ -116,8 +116,19 @@ void Core::restored(Now now, Outbox& out) {
       if (resource == state_.resources.end()) continue;
       if (!resource->second.local()) out.wanted_hubs.insert(pilot.spec.resource());
       else if (pilot.state == v1::PILOT_SUBMITTED) launch(pilot, now, out);
+      else if (pilot.state == v1::PILOT_STARTING) pilot.unwatched_start_boot_ms = now.boot_ms;
     }
   }
+  // A worker lives for its client. Those that waited, and those whose channel ended in the daemon that died, have none any more;
+  // a local worker whose socket was handed over has.
+  std::vector<JobId> orphans;
+  for (const auto& [id, job] : state_.jobs) {
+    if (!job.worker() || ended(job.state)) continue;
+    const auto pilot = state_.pilots.find(job.node.pilot);
+    const auto resource = pilot == state_.pilots.end() ? state_.resources.end() : state_.resources.find(pilot->second.spec.resource());
+    if (!job.connected || resource == state_.resources.end() || !resource->second.local()) orphans.push_back(id);
+  }
+  for (const JobId id : orphans) (void)cancel(id, v1::CLIENT_GONE, "the daemon was started again; its client's channel ended with the old one", now, out);
   dirty_ = true;
 }
 
@@ -195,7 +206,6 @@ Result<PilotId> Core::start_pilot(v1::PilotSpec spec, Now now, Outbox& out) {
 }
 
 void Core::launch(Pilot& pilot, Now now, Outbox& out) {
-  pilot.launch_sent = true;
   change_pilot(pilot, PilotEvent::launch, "", now, out);
   out.launches.push_back(pilot.id);
 }
@@ -702,7 +712,7 @@ bool Core::needs_ticks() const {
     if (state_.jobs.at(id).spec->queue_timeout_ms()) return true;
   for (const auto& [id, pilot] : state_.pilots) {
     if (ended(pilot.state)) continue;
-    if (pilot.state == v1::PILOT_UNREACHABLE) return true;
+    if (pilot.state == v1::PILOT_UNREACHABLE || (pilot.state == v1::PILOT_STARTING && pilot.unwatched_start_boot_ms)) return true;
     for (const auto& [index, node] : pilot.nodes)
       if (!node.linked && !node.gone && !node.incarnation.empty()) return true;
   }
@@ -721,6 +731,11 @@ void Core::on_tick(Now now, Outbox& out) {
   }
   for (auto& [id, pilot] : state_.pilots) {
     if (ended(pilot.state)) continue;
+    if (pilot.state == v1::PILOT_STARTING && pilot.unwatched_start_boot_ms &&
+        now.boot_ms - pilot.unwatched_start_boot_ms >= settings_.rejoin_grace_ms) {
+      change_pilot(pilot, PilotEvent::launch_failed, "the daemon was started again while it started, and it did not register", now, out);
+      continue;
+    }
     const auto resource = state_.resources.find(pilot.spec.resource());
     const bool upper_there = resource != state_.resources.end() && !resource->second.local() &&
                              resource->second.hub_state == v1::HUB_CONNECTED;

@@ -67,8 +67,8 @@ struct Pilot {
   bool stop_wanted = false, drain_wanted = false;
   std::string stop_reason;
   // not journalled
-  bool launch_sent = false;
   std::int64_t unreachable_since_boot_ms = 0;
+  std::int64_t unwatched_start_boot_ms = 0;  // a local start whose daemon died: nobody will report on it
 
   std::uint32_t node_count() const { return spec.node_count() ? spec.node_count() : 1; }
 };

@@ -9,6 +9,7 @@ v1::Error to_wire(const Error& error) {
   wire.set_hint(error.hint);
   wire.set_retry(error.retry == Retry::yes);
   for (const auto& fault : error.faults) wire.add_faults(fault);
+  if (!error.exit.empty()) wire.mutable_exit()->ParseFromString(error.exit);
   return wire;
 }
 
@@ -19,6 +20,7 @@ Error from_wire(const v1::Error& wire) {
   error.hint = wire.hint();
   error.retry = wire.retry() ? Retry::yes : Retry::no;
   error.faults.assign(wire.faults().begin(), wire.faults().end());
+  if (wire.has_exit()) error.exit = wire.exit().SerializeAsString();
   return error;
 }
 

@@ -36,6 +36,7 @@ struct Error {
   std::string hint;                 // what to do next; may be empty
   Retry retry = Retry::no;
   std::vector<std::string> faults;  // all that is wrong with a description
+  std::string exit;                 // with worker_failed: flotilla.v1.ExitReason, serialised
 
   // "message; hint" with the faults below, for a terminal or a log.
   std::string text() const;

@@ -1,0 +1,187 @@
+// The shell around the core: one thread, one io_context. What comes in (clients, hubs, pilots, time) is given to the core;
+// all that came in together is journalled in one commit; only then are frames sent, calls answered and watchers told.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <filesystem>
+#include <list>
+#include <map>
+#include <memory>
+#include <unordered_map>
+
+#include "daemon/api/stream.hpp"
+#include "daemon/coordinator/config.hpp"
+#include "daemon/coordinator/prompts.hpp"
+#include "daemon/core/core.hpp"
+#include "daemon/journal/journal.hpp"
+#include "daemon/monitor/monitor.hpp"
+#include "daemon/resource/local_driver.hpp"
+#include "daemon/store/blob_store.hpp"
+#include "daemon/store/output_store.hpp"
+#include "flotilla/v1/client.pb.h"
+#include "proto/link/link.hpp"
+
+namespace flotilla::daemon {
+
+class Hubs;
+class ChannelGiver;
+
+class Coordinator final : public MonitorSource {
+ public:
+  struct Places {
+    std::filesystem::path state, runtime, config_file, agent, log_file;
+  };
+  Coordinator(boost::asio::io_context& io, Config config, Places places, std::unique_ptr<Journal> journal);
+  ~Coordinator() override;
+
+  // Replays the journal, binds the sockets of pilots, starts the web page and the local pilot.
+  Status start();
+  // Called when the daemon is to end (signal, or the end of a Shutdown call).
+  std::function<void()> on_end;
+
+  // ---- calls of clients (api/service.cpp); each answers once, after the commit -----------------------
+  void get_info(Reply<v1::DaemonInfo> reply);
+  void shutdown(bool all, OutStreamPtr<v1::Progress> stream);
+  void prompts(TwoWayStreamPtr<v1::PromptAnswer, v1::Prompt> stream) { prompts_.add(std::move(stream)); }
+  void watch(v1::WatchRequest request, OutStreamPtr<v1::Change> stream);
+
+  void add_resource(const v1::AddResourceRequest& request, Reply<v1::Resource> reply);
+  void list_resources(const v1::ListResourcesRequest& request, Reply<v1::ListResourcesReply> reply);
+  void remove_resource(const v1::RemoveResourceRequest& request, Reply<v1::Empty> reply);
+  void connect_resource(const v1::ConnectResourceRequest& request, OutStreamPtr<v1::Progress> stream);
+  void test_resource(const v1::TestResourceRequest& request, OutStreamPtr<v1::TestStep> stream);
+
+  void start_pilot(const v1::StartPilotRequest& request, Reply<v1::Pilot> reply);
+  void list_pilots(const v1::ListPilotsRequest& request, Reply<v1::ListPilotsReply> reply);
+  void stop_pilots(const v1::StopPilotsRequest& request, Reply<v1::ListPilotsReply> reply);
+  void wait_pilots(const v1::WaitPilotsRequest& request, CallContextPtr call, Reply<v1::ListPilotsReply> reply);
+
+  BlobStore& blobs() { return blobs_; }
+  void submit(const v1::SubmitRequest& request, Reply<v1::SubmitReply> reply);
+  void list_jobs(const v1::ListJobsRequest& request, Reply<v1::ListJobsReply> reply);
+  void cancel_jobs(const v1::CancelJobsRequest& request, Reply<v1::ListJobsReply> reply);
+  void signal_jobs(const v1::SignalJobsRequest& request, Reply<v1::ListJobsReply> reply);
+  void wait_jobs(const v1::WaitJobsRequest& request, CallContextPtr call, Reply<v1::ListJobsReply> reply);
+  void why_job(const v1::WhyJobRequest& request, Reply<v1::WhyJobReply> reply);
+  void attach(TwoWayStreamPtr<v1::AttachInput, v1::AttachOutput> stream);
+  void start_worker(const v1::StartWorkerRequest& request, CallContextPtr call, Reply<v1::WorkerChannel> reply);
+  void read_logs(const v1::ReadLogsRequest& request, OutStreamPtr<v1::LogChunk> stream);
+
+  // ---- MonitorSource -----------------------------------------------------------------------------------
+  v1::DaemonInfo info() override;
+  void for_each(const std::function<void(const v1::Change&)>& tell) override;
+  std::optional<v1::Job> job(std::uint64_t id) override;
+  Result<std::string> output(std::uint64_t id, std::uint32_t stream, std::uint64_t tail_bytes) override;
+
+  // ---- for the parts (Hubs, ChannelGiver) ---------------------------------------------------------------
+  boost::asio::io_context& io() { return io_; }
+  const State& state() const { return core_.state(); }
+  const Places& places() const { return places_; }
+  Journal& journal() { return *journal_; }
+  Prompts& prompter() { return prompts_; }
+  static Now now();
+  // The core is called with `outbox()`; then touch(): the commit and all that follows happens in the same turn of the loop.
+  Core& core() { return core_; }
+  Outbox& outbox() { return out_; }
+  void touch();
+  void after_commit(std::function<void()> then);
+  void on_node_frame(NodeId from, v1::Frame frame);
+  // A node registered: the welcome is ready to be sent.
+  v1::Welcome join(const v1::PilotHello& hello, bool trusted);
+  void send(NodeId to, v1::Frame frame);
+  v1::LaunchPilot launch_order(const Pilot& pilot) const;
+  // The end of a remote worker's channel: its client went away.
+  void end_worker(JobId id, const std::string& why);
+  v1::Job show(const Job& job);
+
+ private:
+  struct Waiter {
+    std::uint64_t id;
+    std::function<bool()> done;  // true: answered, to be removed
+  };
+  struct Watcher {
+    v1::WatchRequest request;
+    OutStreamPtr<v1::Change> stream;
+  };
+  struct AttachSession;
+  struct LogSession;
+  struct LocalNode {
+    link::LinkPtr link;
+    std::shared_ptr<ProcessWatch> process;
+  };
+
+  void flush();
+  void carry_out(Outbox out);
+  void tell(const Outbox& out);
+  void arm_ticks();
+  void wait_until(CallContextPtr call, std::int64_t timeout_ms, std::function<bool()> done, std::function<void()> timed_out,
+                  std::function<void()> canceled);
+  void check_waiters();
+
+  void accept_pilots();
+  void on_local_frame(const link::LinkPtr& link, v1::Frame frame);
+  void on_local_closed(const link::LinkPtr& link, const std::string& cause);
+  void ensure_local_pilot();
+  void launch(PilotId id);
+
+  void take_output(NodeId from, const v1::OutputData& data);
+  void settle_output(JobId id);  // forgets the attempt when all is in
+  bool output_complete(const Job& job);
+  void send_blob(NodeId to, const v1::NeedBlob& wanted);
+  void end_jobs(const std::vector<JobId>& ids);
+  Result<std::vector<JobId>> select_jobs(const google::protobuf::RepeatedField<std::uint64_t>& ids, const std::string& label,
+                                         bool all) const;
+  Result<std::vector<PilotId>> select_pilots(const google::protobuf::RepeatedField<std::uint64_t>& ids, const std::string& resource,
+                                             const std::string& label, bool all, bool ended_too) const;
+  Error ended_badly(const Job& job);
+  void sample_channels();
+  void on_node_status(NodeId from, const v1::NodeStatus& status);
+  void follow_daemon_log(std::shared_ptr<LogSession> session);
+  void watch_shutdown(OutStreamPtr<v1::Progress> stream);
+
+  boost::asio::io_context& io_;
+  Config config_;
+  Places places_;
+  std::unique_ptr<Journal> journal_;
+  Core core_;
+  Outbox out_;
+  bool flush_posted_ = false;
+  std::vector<std::function<void()>> after_commit_;
+  boost::asio::steady_timer retry_commit_;
+  boost::asio::steady_timer ticks_;
+  bool ticking_ = false;
+  boost::asio::steady_timer sampling_;
+  bool sampling_on_ = false;
+
+  Prompts prompts_;
+  OutputStore outputs_;
+  BlobStore blobs_;
+  LocalDriver local_driver_;
+  std::unique_ptr<Hubs> hubs_;
+  std::unique_ptr<ChannelGiver> giver_;
+  std::unique_ptr<Monitor> monitor_;
+
+  boost::asio::local::stream_protocol::acceptor pilot_acceptor_;
+  std::unique_ptr<link::Server> pilot_links_;
+  std::unordered_map<NodeId, LocalNode> local_nodes_;
+
+  std::list<Waiter> waiters_;
+  std::uint64_t last_waiter_ = 0;
+  std::list<Watcher> watchers_;
+  std::map<JobId, std::vector<std::shared_ptr<AttachSession>>> attached_;
+  std::map<JobId, std::function<void(Result<v1::WorkerChannel>)>> worker_calls_;
+  std::map<std::uint64_t, std::shared_ptr<LogSession>> log_requests_;
+  std::uint64_t last_log_request_ = 0;
+  struct Sample {
+    std::uint64_t calls = 0, to = 0, from = 0;
+    std::int64_t at_ms = 0;
+  };
+  std::map<JobId, Sample> samples_;
+  std::int64_t started_ms_;
+  bool ending_ = false;
+};
+
+}  // namespace flotilla::daemon

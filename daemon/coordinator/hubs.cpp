@@ -1,0 +1,379 @@
+#include "daemon/coordinator/hubs.hpp"
+
+#include <fmt/format.h>
+
+#include <boost/asio/post.hpp>
+
+#include "proto/base/log.hpp"
+#include "proto/base/random.hpp"
+#include "proto/base/version.hpp"
+#include "proto/base/clock.hpp"
+#include "proto/tls/certificate.hpp"
+
+namespace flotilla::daemon {
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace {
+// After a lost connection: at once, then growing, so that a laptop that wakes up is back in seconds.
+constexpr std::chrono::milliseconds first_retry = 200ms;
+constexpr std::chrono::milliseconds longest_retry = 15s;
+constexpr auto retired_channel_patience = 60s;  // for a slow client to read what an ended worker had written
+
+std::chrono::milliseconds retry_after(int failures) {
+  auto wait = first_retry;
+  for (int i = 1; i < failures && wait < longest_retry; ++i) wait *= 2;
+  return std::min(wait, longest_retry);
+}
+}  // namespace
+
+Hubs::Hubs(Coordinator& coordinator) : coordinator_(coordinator), channels_(make_channel_table(coordinator.io())) {
+  channels_->send_frame = [this](std::uint64_t channel, v1::Frame frame) {
+    const auto it = open_.find(channel);
+    if (it != open_.end()) coordinator_.send(it->second.node, std::move(frame));
+  };
+  channels_->on_broken = [this](std::uint64_t channel) {
+    const auto it = open_.find(channel);
+    if (it != open_.end() && connected(it->second.resource)) open_channel(JobId{channel}, it->second.node);
+  };
+  channels_->on_user_gone = [this](std::uint64_t channel) { coordinator_.end_worker(JobId{channel}, "its client closed the channel"); };
+}
+
+Hubs::~Hubs() = default;
+
+bool Hubs::connected(const std::string& resource) const {
+  const auto it = hubs_.find(resource);
+  return it != hubs_.end() && it->second.connected;
+}
+
+std::size_t Hubs::open_count() const {
+  std::size_t count = 0;
+  for (const auto& [name, hub] : hubs_) count += hub.connected;
+  return count;
+}
+
+void Hubs::want(const std::string& resource, bool by_user) {
+  const auto it = coordinator_.state().resources.find(resource);
+  if (it == coordinator_.state().resources.end() || it->second.local()) return;
+  Hub& hub = hubs_[resource];
+  if (hub.connected) return;
+  if (hub.connection) return;  // on the way
+  if (!by_user && it->second.hub_state == v1::HUB_FAILED) return;
+  hub.ending = false;
+  if (by_user) hub.failures = 0;
+  connect(resource);
+}
+
+HubConnectionServices Hubs::services_for(const v1::ResourceSpec& spec) {
+  HubConnectionServices services{coordinator_.io(), coordinator_.prompter(), *channels_, {}};
+  if (!spec.gateway().empty()) {
+    services.dial_gateway = [this, gateway = spec.gateway()](const std::string& host, int port, std::function<void(Result<unique_fd>)> done) {
+      const auto it = hubs_.find(gateway);
+      if (it != hubs_.end() && it->second.connected) return it->second.connection->open_tcp(host, port, std::move(done));
+      // The gateway comes first. Its outcome is told to a follower of its own.
+      class Follower final : public OutStream<v1::Progress> {
+       public:
+        explicit Follower(std::function<void(Status)> done) : done_(std::move(done)) {}
+        void send(v1::Progress) override {}
+        void finish(Status status) override {
+          if (auto done = std::exchange(done_, nullptr)) done(std::move(status));
+        }
+        std::size_t queued_bytes() const override { return 0; }
+
+       private:
+        std::function<void(Status)> done_;
+      };
+      follow(gateway, std::make_shared<Follower>([this, gateway, host, port, done](Status status) {
+               if (!status) {
+                 Error error = status.error();
+                 error.message = fmt::format("the gateway '{}' cannot be reached: {}", gateway, error.message);
+                 return done(fail(std::move(error)));
+               }
+               hubs_.at(gateway).connection->open_tcp(host, port, done);
+             }));
+      want(gateway, true);
+    };
+  }
+  return services;
+}
+
+HubConnectionConfig Hubs::config_for(const v1::ResourceSpec& spec) {
+  HubConnectionConfig config;
+  config.spec = spec;
+  config.instance = coordinator_.journal().instance();
+  config.agent = coordinator_.places().agent;
+  config.state_dir = coordinator_.places().state;
+  config.hub_id = to_hex(sha256(config.instance + spec.name())).substr(0, 16);
+  Journal& journal = coordinator_.journal();
+  // Made once: a hub that runs keeps what it was given.
+  auto ensure = [&](const std::string& name, auto&& make) {
+    tls::Authority authority{journal.get(name + ".chain"), journal.get(name + ".key")};
+    if (!authority.chain.empty() && !authority.key.empty()) return authority;
+    Result<tls::Authority> made = make();
+    if (!made) {
+      spdlog::error("no certificate '{}': {}", name, made.error().text());
+      return authority;
+    }
+    (void)journal.put(name + ".chain", made->chain);
+    (void)journal.put(name + ".key", made->key);
+    return *made;
+  };
+  const auto ca = ensure("ca", [&] { return tls::make_ca(config.instance, wall_ms()); });
+  const auto hub = ensure("hub." + config.hub_id, [&] { return tls::issue_intermediate(ca, config.hub_id, wall_ms()); });
+  config.tls_ca = ca.chain;
+  config.tls_chain = hub.chain;
+  config.tls_key = hub.key;
+  return config;
+}
+
+void Hubs::connect(const std::string& resource) {
+  const v1::ResourceSpec spec = coordinator_.state().resources.at(resource).spec;
+  Hub& hub = hubs_[resource];
+  hub.retry.reset();
+  HubConnectionEvents events;
+  events.on_state = [this, resource](v1::HubState state, std::string message, double fraction) {
+    on_state(resource, state, message, fraction);
+  };
+  events.on_connected = [this, resource](const v1::Hello& hello) { on_connected(resource, hello); };
+  events.on_frame = [this, resource](v1::Frame frame) { on_frame(resource, std::move(frame)); };
+  events.on_ended = [this, resource](const Error& error) { on_ended(resource, error); };
+  hub.connection = make_hub_connection(services_for(spec), config_for(spec), std::move(events));
+  hub.connection->start();
+}
+
+void Hubs::on_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction) {
+  if (state == v1::HUB_CONNECTED) return;  // on_connected says that, with all that belongs to it
+  coordinator_.core().on_hub_state(resource, state, message, fraction, Coordinator::now(), coordinator_.outbox());
+  coordinator_.touch();
+  tell(hubs_[resource], message, fraction);
+}
+
+void Hubs::on_connected(const std::string& resource, const v1::Hello& hello) {
+  Hub& hub = hubs_[resource];
+  hub.connected = true;
+  hub.failures = 0;
+  spdlog::info("the hub of '{}' on {} (pid {}, build {}) is connected", resource, hello.host(), hello.pid(), hello.build());
+  for (const auto& node : hello.hub().nodes()) {
+    v1::Frame answer;
+    answer.set_peer(format_peer({PilotId{node.pilot()}, node.node()}));
+    *answer.mutable_welcome() = coordinator_.join(node, true);
+    coordinator_.after_commit([this, resource, answer] { send(resource, answer); });
+  }
+  coordinator_.core().on_hub_connected(resource, hello, Coordinator::now(), coordinator_.outbox());
+  coordinator_.after_commit([this, resource] {
+    std::vector<std::pair<std::uint64_t, NodeId>> again;
+    for (const auto& [channel, open] : open_)
+      if (open.resource == resource) again.emplace_back(channel, open.node);
+    for (const auto& [channel, node] : again) open_channel(JobId{channel}, node);
+    settle(hubs_[resource], {});
+  });
+}
+
+void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
+  if (frame.has_node_joined()) {
+    v1::Frame answer;
+    answer.set_peer(frame.peer());
+    *answer.mutable_welcome() = coordinator_.join(frame.node_joined().node(), true);
+    coordinator_.after_commit([this, resource, answer] { send(resource, answer); });
+    return;
+  }
+  if (frame.has_launch_report()) {
+    coordinator_.core().on_launch_report(frame.launch_report(), Coordinator::now(), coordinator_.outbox());
+    coordinator_.touch();
+    return;
+  }
+  const NodeId node = parse_peer(frame.peer());
+  if (node.pilot) {
+    const auto pilot = coordinator_.state().pilots.find(node.pilot);
+    // A hub speaks for its own pilots only.
+    if (pilot != coordinator_.state().pilots.end() && pilot->second.spec.resource() == resource)
+      coordinator_.on_node_frame(node, std::move(frame));
+    return;
+  }
+  coordinator_.on_node_frame({}, std::move(frame));  // the hub's own: logs, pings
+}
+
+void Hubs::on_ended(const std::string& resource, const Error& error) {
+  const auto it = hubs_.find(resource);
+  if (it == hubs_.end()) return;
+  Hub& hub = it->second;
+  const bool was_connected = std::exchange(hub.connected, false);
+  // We are inside one of its events: it is destroyed in the next turn.
+  asio::post(coordinator_.io(), [old = std::shared_ptr<HubConnection>(std::move(hub.connection))] {});
+  if (hub.ending) {
+    coordinator_.core().on_hub_state(resource, v1::HUB_NONE, "", -1, Coordinator::now(), coordinator_.outbox());
+    coordinator_.touch();
+    settle(hub, fail(error));
+    return;
+  }
+  const bool again = (was_connected || error.retry == Retry::yes) && needed(resource);
+  spdlog::warn("the connection to '{}' {}: {}", resource, was_connected ? "ended" : "failed", error.text());
+  coordinator_.core().on_hub_lost(resource, error.text(), !again && !was_connected, Coordinator::now(), coordinator_.outbox());
+  coordinator_.touch();
+  settle(hub, fail(error));
+  if (!again) return;
+  ++hub.failures;
+  hub.retry = std::make_unique<asio::steady_timer>(coordinator_.io(), retry_after(hub.failures));
+  hub.retry->async_wait([this, resource](boost::system::error_code code) {
+    if (!code) want(resource, false);
+  });
+}
+
+// Is there anything there that wants a hub?
+bool Hubs::needed(const std::string& resource) const {
+  for (const auto& [id, pilot] : coordinator_.state().pilots)
+    if (!ended(pilot.state) && pilot.spec.resource() == resource) return true;
+  for (const auto& [name, other] : coordinator_.state().resources)
+    if (other.spec.gateway() == resource && hubs_.contains(name) && needed(name)) return true;
+  return false;
+}
+
+void Hubs::send(const std::string& resource, v1::Frame frame) {
+  const auto it = hubs_.find(resource);
+  if (it != hubs_.end() && it->second.connected) it->second.connection->send(std::move(frame));
+}
+
+void Hubs::follow(const std::string& resource, OutStreamPtr<v1::Progress> stream) {
+  Hub& hub = hubs_[resource];
+  hub.followers.push_back(stream);
+  stream->on_gone = [this, resource, raw = stream.get()] {
+    if (const auto it = hubs_.find(resource); it != hubs_.end())
+      std::erase_if(it->second.followers, [raw](const auto& s) { return s.get() == raw; });
+  };
+}
+
+void Hubs::tell(Hub& hub, const std::string& message, double fraction) {
+  v1::Progress progress;
+  progress.set_message(message);
+  progress.set_fraction(fraction);
+  for (auto& follower : hub.followers) follower->send(progress);
+}
+
+void Hubs::settle(Hub& hub, const Status& status) {
+  for (auto& follower : std::exchange(hub.followers, {})) {
+    if (status) {
+      v1::Progress progress;
+      progress.set_message("connected");
+      progress.set_fraction(1);
+      progress.set_done(true);
+      follower->send(progress);
+    }
+    follower->finish(status);
+  }
+}
+
+void Hubs::disconnect(const std::string& resource) {
+  const auto it = hubs_.find(resource);
+  if (it == hubs_.end() || !it->second.connection) return;
+  const bool was_connected = it->second.connected;
+  it->second.connected = false;
+  it->second.connection.reset();
+  it->second.retry.reset();
+  if (was_connected) coordinator_.core().on_hub_lost(resource, "disconnected by the user", false, Coordinator::now(), coordinator_.outbox());
+  coordinator_.touch();
+}
+
+void Hubs::forget(const std::string& resource) {
+  const auto it = hubs_.find(resource);
+  if (it == hubs_.end()) return;
+  if (it->second.connected) {
+    v1::Frame frame;
+    frame.mutable_end_hub()->set_stop_pilots(true);
+    it->second.connection->send(std::move(frame));
+    it->second.ending = true;
+    return;
+  }
+  it->second.connection.reset();
+  it->second.retry.reset();
+}
+
+void Hubs::end_all() {
+  for (auto& [name, hub] : hubs_) {
+    hub.ending = true;
+    hub.retry.reset();
+    if (!hub.connected) {
+      hub.connection.reset();
+      continue;
+    }
+    v1::Frame frame;
+    frame.mutable_end_hub()->set_stop_pilots(true);
+    hub.connection->send(std::move(frame));
+  }
+}
+
+void Hubs::test(const std::string& resource, OutStreamPtr<v1::TestStep> stream) {
+  const auto it = coordinator_.state().resources.find(resource);
+  if (it == coordinator_.state().resources.end())
+    return stream->finish(fail(Code::not_found, fmt::format("there is no resource '{}'", resource), "flotilla resource list shows them"));
+  if (it->second.local()) {
+    v1::TestStep step;
+    step.set_name("name");
+    step.set_status(v1::TestStep::OK);
+    step.set_message("this machine; nothing to reach");
+    stream->send(step);
+    return stream->finish({});
+  }
+  const std::uint64_t id = ++last_test_;
+  auto drop = [this, id] {
+    const auto test = tests_.find(id);
+    if (test == tests_.end()) return;
+    asio::post(coordinator_.io(), [old = std::shared_ptr<ResourceTest>(std::move(test->second))] {});
+    tests_.erase(test);
+  };
+  stream->on_gone = drop;
+  tests_[id] = start_resource_test(
+      services_for(it->second.spec), config_for(it->second.spec), [stream](v1::TestStep step) { stream->send(std::move(step)); },
+      [stream, drop] {
+        stream->finish({});
+        drop();
+      });
+}
+
+// ---- channels ---------------------------------------------------------------------------------------------------
+
+void Hubs::open_channel(JobId job, NodeId node) {
+  const auto pilot = coordinator_.state().pilots.find(node.pilot);
+  if (pilot == coordinator_.state().pilots.end()) return;
+  OpenChannel& open = open_[job.value];
+  open.resource = pilot->second.spec.resource();
+  open.node = node;
+  const auto hub = hubs_.find(open.resource);
+  if (hub == hubs_.end() || !hub->second.connected) return;  // when it is back
+  ++open.epoch;
+  ChannelRequest request;
+  request.channel = job.value;
+  request.epoch = open.epoch;
+  request.ticket = random_bytes(32);
+  request.peer = format_peer(node);
+  v1::Frame frame;
+  auto* expect = frame.mutable_expect_channel();
+  expect->set_channel(request.channel);
+  expect->set_epoch(request.epoch);
+  expect->set_ticket(request.ticket);
+  expect->set_peer(request.peer);
+  hub->second.connection->send(std::move(frame));
+  hub->second.connection->open_channel(request);
+}
+
+void Hubs::close_channel(JobId job) {
+  open_.erase(job.value);
+  channels_->remove(job.value);
+}
+
+void Hubs::retire_channel(JobId job) {
+  const auto it = open_.find(job.value);
+  if (it == open_.end()) return;
+  // The last bytes are on their way; the client's own end is closed when they are through.
+  auto timer = std::make_shared<asio::steady_timer>(coordinator_.io(), retired_channel_patience);
+  timer->async_wait([this, job, timer](boost::system::error_code code) {
+    if (!code) close_channel(job);
+  });
+}
+
+std::vector<JobId> Hubs::open_channels() const {
+  std::vector<JobId> jobs;
+  for (const auto& [channel, open] : open_) jobs.push_back(JobId{channel});
+  return jobs;
+}
+
+}  // namespace flotilla::daemon

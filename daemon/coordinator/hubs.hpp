@@ -1,0 +1,77 @@
+// The connections to hubs: made when wanted, made again when lost, and the frames on them.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "daemon/api/stream.hpp"
+#include "daemon/coordinator/coordinator.hpp"
+#include "daemon/transport/channel_table.hpp"
+#include "daemon/transport/hub_connection.hpp"
+
+namespace flotilla::daemon {
+
+class Hubs {
+ public:
+  explicit Hubs(Coordinator& coordinator);
+  ~Hubs();
+
+  // Begins to connect, unless it is connected or on the way. A resource that needs its user is only tried when `by_user`.
+  void want(const std::string& resource, bool by_user);
+  bool connected(const std::string& resource) const;
+  void send(const std::string& resource, v1::Frame frame);
+  // Shows how the connecting goes, and its outcome.
+  void follow(const std::string& resource, OutStreamPtr<v1::Progress> stream);
+  void disconnect(const std::string& resource);   // the hub and its pilots live on
+  void forget(const std::string& resource);       // the resource is gone
+  // EndHub to every connected one; their links then end.
+  void end_all();
+  std::size_t open_count() const;
+  void test(const std::string& resource, OutStreamPtr<v1::TestStep> stream);
+
+  ChannelTable& channels() { return *channels_; }
+  // Opens the connection of a channel: announces the ticket, then asks the transport.
+  void open_channel(JobId job, NodeId node);
+  void close_channel(JobId job);
+  void retire_channel(JobId job);   // its worker has ended: closed when its last bytes were read
+  std::vector<JobId> open_channels() const;
+
+ private:
+  struct Hub {
+    std::unique_ptr<HubConnection> connection;
+    std::unique_ptr<boost::asio::steady_timer> retry;
+    int failures = 0;
+    bool connected = false;
+    bool ending = false;       // told to end: not connected again
+    std::string last_message;
+    std::vector<OutStreamPtr<v1::Progress>> followers;
+  };
+  struct OpenChannel {
+    std::string resource;
+    NodeId node;
+    std::uint32_t epoch = 0;
+  };
+
+  void connect(const std::string& resource);
+  void on_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction);
+  void on_connected(const std::string& resource, const v1::Hello& hello);
+  void on_frame(const std::string& resource, v1::Frame frame);
+  void on_ended(const std::string& resource, const Error& error);
+  bool needed(const std::string& resource) const;
+  HubConnectionConfig config_for(const v1::ResourceSpec& spec);
+  HubConnectionServices services_for(const v1::ResourceSpec& spec);
+  void tell(Hub& hub, const std::string& message, double fraction);
+  void settle(Hub& hub, const Status& status);
+
+  Coordinator& coordinator_;
+  std::unique_ptr<ChannelTable> channels_;
+  std::map<std::string, Hub> hubs_;
+  std::map<std::uint64_t, OpenChannel> open_;
+  std::map<std::uint64_t, std::unique_ptr<ResourceTest>> tests_;
+  std::uint64_t last_test_ = 0;
+};
+
+}  // namespace flotilla::daemon

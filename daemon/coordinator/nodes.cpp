@@ -1,0 +1,304 @@
+// The daemon's side of pilot nodes: registering, local ones over a unix socket, what they report.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/coordinator/coordinator.hpp"
+#include "daemon/coordinator/hubs.hpp"
+#include "daemon/coordinator/sessions.hpp"
+#include "proto/base/log.hpp"
+#include "proto/base/paths.hpp"
+#include "proto/base/version.hpp"
+#include "proto/channel/hand_over.hpp"
+
+namespace flotilla::daemon {
+namespace asio = boost::asio;
+
+namespace {
+constexpr std::uint64_t output_credit_bytes = 1u << 20;     // what a pilot may send beyond what was acknowledged
+constexpr std::uint64_t output_window_step = 512u << 10;    // acknowledged at least this often
+constexpr std::size_t blob_chunk_bytes = 1u << 20;
+
+std::string version_refusal(std::uint32_t low, std::uint32_t high, const std::string& build) {
+  return fmt::format("the daemon ({}) speaks protocol {} to {}, the pilot or hub ({}) {} to {}: no common version", build_version(),
+                     protocol_minimum, protocol_version, build, low, high);
+}
+}  // namespace
+
+v1::Welcome Coordinator::join(const v1::PilotHello& hello, bool trusted) {
+  v1::Welcome welcome = core_.on_node_joined(hello, trusted, now(), out_);
+  welcome.set_build(build_version());
+  welcome.set_protocol(protocol_version);
+  welcome.set_instance(journal_->instance());
+  if (welcome.error().empty()) {
+    for (const auto& report : hello.inventory()) {
+      auto* known = welcome.add_known();
+      *known->mutable_id() = report.id();
+      known->set_stdout_bytes(outputs_.taken(JobId{report.id().job()}, 1));
+      known->set_stderr_bytes(outputs_.taken(JobId{report.id().job()}, 2));
+    }
+    spdlog::info("pilot {}.{} on {} registered: {} slots, {} attempts held", hello.pilot(), hello.node(), hello.host(), hello.slots(),
+                 hello.inventory_size());
+  } else {
+    spdlog::warn("a pilot was refused: {}", welcome.error());
+  }
+  touch();
+  return welcome;
+}
+
+// ---- local pilots ------------------------------------------------------------------------------------------
+
+void Coordinator::accept_pilots() {
+  const std::string path = (places_.runtime / "pilots.sock").string();
+  unlink(path.c_str());
+  boost::system::error_code code;
+  pilot_acceptor_.open(asio::local::stream_protocol(), code);
+  if (!code) pilot_acceptor_.bind(path, code);
+  if (!code) pilot_acceptor_.listen(128, code);
+  if (code) {
+    spdlog::error("cannot listen on {}: {}", path, code.message());
+    return;
+  }
+  link::Handlers handlers;
+  handlers.on_frame = [this](const link::LinkPtr& link, v1::Frame frame) { on_local_frame(link, std::move(frame)); };
+  handlers.on_closed = [this](const link::LinkPtr& link, const std::string& cause) { on_local_closed(link, cause); };
+  pilot_links_ = std::make_unique<link::Server>(io_, std::move(handlers), link::keepalive_cluster);
+  struct Accept {
+    static void next(Coordinator* self) {
+      self->pilot_acceptor_.async_accept([self](boost::system::error_code code, asio::local::stream_protocol::socket socket) {
+        if (code == asio::error::operation_aborted) return;
+        if (!code) {
+          if (auto status = channel::check_peer_uid(socket.native_handle()); status) {
+            const int fd = socket.release();
+            fcntl(fd, F_SETFD, FD_CLOEXEC);
+            self->pilot_links_->add_fd(unique_fd(fd));
+          } else {
+            spdlog::warn("a connection to the pilots' socket was refused: {}", status.error().message);
+          }
+        }
+        next(self);
+      });
+    }
+  };
+  Accept::next(this);
+}
+
+namespace {
+// Which node a local link belongs to, in its tag: pilot << 24 | node + 1; 0 = has not said hello.
+std::uint64_t tag_of(NodeId id) { return id.pilot.value << 24 | (id.node + 1); }
+NodeId node_of(std::uint64_t tag) { return {PilotId{tag >> 24}, static_cast<std::uint32_t>((tag & 0xffffff) - 1)}; }
+}  // namespace
+
+void Coordinator::on_local_frame(const link::LinkPtr& link, v1::Frame frame) {
+  if (link->tag) return on_node_frame(node_of(link->tag), std::move(frame));
+  v1::Frame answer;
+  if (!frame.has_hello() || !frame.hello().has_pilot()) {
+    answer.mutable_welcome()->set_error("the first frame is no hello of a pilot");
+  } else if (frame.hello().protocol() < protocol_minimum || frame.hello().protocol_min() > protocol_version) {
+    answer.mutable_welcome()->set_error(version_refusal(frame.hello().protocol_min(), frame.hello().protocol(), frame.hello().build()));
+  } else {
+    const auto& hello = frame.hello().pilot();
+    const NodeId id{PilotId{hello.pilot()}, hello.node()};
+    *answer.mutable_welcome() = join(hello, false);
+    if (answer.welcome().error().empty()) {
+      link->tag = tag_of(id);
+      LocalNode& node = local_nodes_[id];
+      if (node.link) {  // displaced: its end is no news
+        node.link->detach();
+        node.link->abort();
+      }
+      node.link = link;
+      node.process.reset();
+      after_commit([link, answer] { link->send(answer); });
+      return;
+    }
+  }
+  link->send(std::move(answer));
+  link->close();
+}
+
+void Coordinator::on_local_closed(const link::LinkPtr& link, const std::string& cause) {
+  if (!link->tag) return;
+  const NodeId id = node_of(link->tag);
+  const auto it = local_nodes_.find(id);
+  if (it == local_nodes_.end() || it->second.link != link) return;
+  it->second.link.reset();
+  core_.on_node_unlinked(id, cause, now(), out_);
+  touch();
+  // All that it said has been read by now: when its process is gone, it is gone.
+  const Node* node = state().node(id);
+  if (!node) return;
+  it->second.process = ProcessWatch::start(io_, static_cast<int>(node->record.pid()), [this, id] {
+    const Node* n = state().node(id);
+    if (!n || n->linked) return;
+    core_.on_node_left(id, "its process ended", now(), out_);
+    touch();
+  });
+}
+
+void Coordinator::launch(PilotId id) {
+  const auto it = state().pilots.find(id);
+  if (it == state().pilots.end()) return;
+  const Pilot& pilot = it->second;
+  const auto resource = state().resources.find(pilot.spec.resource());
+  if (resource == state().resources.end()) return;
+  if (!resource->second.local()) {
+    v1::Frame frame;
+    *frame.mutable_launch_pilot() = launch_order(pilot);
+    hubs_->send(pilot.spec.resource(), std::move(frame));
+    return;
+  }
+  const v1::LaunchPilot order = launch_order(pilot);
+  v1::PilotStart start;
+  start.set_pilot(id.value);
+  start.set_instance(journal_->instance());
+  *start.mutable_spec() = pilot.spec;
+  start.mutable_settings()->set_idle_ms(order.idle_ms());
+  start.mutable_settings()->set_cutoff_ms(order.cutoff_ms());
+  start.mutable_settings()->set_time_ms(pilot.spec.time_ms());
+  start.mutable_settings()->set_debug(order.debug());
+  start.set_scratch_dir(order.scratch_dir());
+  *start.mutable_env() = order.env();
+  *start.mutable_setup() = order.setup();
+  start.set_upper_socket((places_.runtime / "pilots.sock").string());
+  start.set_secret(pilot.secret);
+  start.set_beside_hub(true);
+  start.set_runtime_dir((places_.runtime / fmt::format("p{}.0", id.value)).string());
+  start.set_resource(pilot.spec.resource());
+  local_driver_.launch(start);
+}
+
+v1::LaunchPilot Coordinator::launch_order(const Pilot& pilot) const {
+  const v1::ResourceSpec& resource = state().resources.at(pilot.spec.resource()).spec;
+  v1::LaunchPilot order;
+  order.set_pilot(pilot.id.value);
+  *order.mutable_spec() = pilot.spec;
+  order.set_scratch_dir(resource.scratch_dir());
+  *order.mutable_env() = resource.env();
+  *order.mutable_setup() = resource.setup();
+  *order.mutable_hosts() = resource.hosts();
+  order.set_idle_ms(pilot.spec.idle_ms() ? pilot.spec.idle_ms() : config_.pilot_idle_ms);
+  order.set_cutoff_ms(pilot.spec.cutoff_ms() ? pilot.spec.cutoff_ms() : config_.pilot_cutoff_ms);
+  order.set_debug(pilot.spec.debug() || resource.debug());
+  return order;
+}
+
+// ---- frames ---------------------------------------------------------------------------------------------------
+
+void Coordinator::send(NodeId to, v1::Frame frame) {
+  if (const auto local = local_nodes_.find(to); local != local_nodes_.end()) {
+    if (local->second.link) local->second.link->send(std::move(frame));
+    return;
+  }
+  const auto pilot = state().pilots.find(to.pilot);
+  if (pilot == state().pilots.end()) return;
+  frame.set_peer(format_peer(to));
+  hubs_->send(pilot->second.spec.resource(), std::move(frame));
+}
+
+void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
+  switch (frame.body_case()) {
+    case v1::Frame::kAttemptRunning: core_.on_attempt_running(from, frame.attempt_running(), now(), out_); break;
+    case v1::Frame::kWorkerConnected: core_.on_worker_connected(from, frame.worker_connected(), now(), out_); break;
+    case v1::Frame::kAttemptEnded: core_.on_attempt_ended(from, frame.attempt_ended(), now(), out_); break;
+    case v1::Frame::kOutputData: take_output(from, frame.output_data()); return;
+    case v1::Frame::kNeedBlob: send_blob(from, frame.need_blob()); return;
+    case v1::Frame::kPilotEnding:
+      core_.on_pilot_ending(from, frame.pilot_ending().reason(), frame.pilot_ending().failed(), now(), out_);
+      break;
+    case v1::Frame::kNodeStatus: on_node_status(from, frame.node_status()); return;
+    case v1::Frame::kNodeLeft: core_.on_node_left(from, frame.node_left().cause(), now(), out_); break;
+    case v1::Frame::kChannelAck: hubs_->channels().on_ack(frame.channel_ack()); return;
+    case v1::Frame::kChannelData: hubs_->channels().on_data(frame.channel_data()); return;
+    case v1::Frame::kChannelEnd: hubs_->channels().on_end(frame.channel_end()); return;
+    case v1::Frame::kLogData:
+      if (const auto it = log_requests_.find(frame.log_data().request()); it != log_requests_.end())
+        it->second->on_data(frame.log_data());
+      return;
+    case v1::Frame::kPing: {
+      v1::Frame pong;
+      pong.mutable_pong()->set_id(frame.ping().id());
+      pong.mutable_pong()->set_sent_us(frame.ping().sent_us());
+      send(from, std::move(pong));
+      return;
+    }
+    case v1::Frame::kGoodbye:
+    case v1::Frame::kPong: return;
+    default: spdlog::debug("a frame of kind {} from {} has no meaning here", static_cast<int>(frame.body_case()), format_peer(from)); return;
+  }
+  touch();
+}
+
+void Coordinator::take_output(NodeId from, const v1::OutputData& data) {
+  const JobId id{data.id().job()};
+  const Job* job = state().job(id);
+  if (!job || job->attempt != data.id().attempt() || job->node != from) return;
+  const std::uint64_t before = outputs_.taken(id, data.stream());
+  if (auto status = outputs_.append(id, data.stream(), data.offset(), data.data()); !status) {
+    // A full disk: nothing is acknowledged, the pilot keeps it and the job waits in its write.
+    spdlog::error("{}", status.error().text());
+    return;
+  }
+  const std::uint64_t after = outputs_.taken(id, data.stream());
+  if (after / output_window_step != before / output_window_step) {
+    v1::Frame frame;
+    auto* window = frame.mutable_output_window();
+    *window->mutable_id() = data.id();
+    window->set_stream(data.stream());
+    window->set_offset(after);
+    window->set_credit(output_credit_bytes);
+    send(from, std::move(frame));
+  }
+  if (const auto attached = attached_.find(id); attached != attached_.end())
+    for (auto& session : std::vector(attached->second)) session->pump();
+  if (ended(job->state)) settle_output(id);
+}
+
+bool Coordinator::output_complete(const Job& job) {
+  if (!ended(job.state)) return false;
+  if (!job.node.pilot) return true;
+  if (outputs_.taken(job.id, 1) >= job.stdout_bytes && outputs_.taken(job.id, 2) >= job.stderr_bytes) return true;
+  const Node* node = state().node(job.node);
+  return !node || node->gone;
+}
+
+void Coordinator::settle_output(JobId id) {
+  const Job* job = state().job(id);
+  if (!job || !output_complete(*job)) return;
+  if (job->node.pilot) {
+    v1::Frame frame;
+    frame.mutable_forget_attempt()->mutable_id()->set_job(id.value);
+    frame.mutable_forget_attempt()->mutable_id()->set_attempt(job->attempt);
+    send(job->node, std::move(frame));
+  }
+  outputs_.close(id);
+  if (const auto attached = attached_.find(id); attached != attached_.end())
+    for (auto& session : std::vector(attached->second)) session->pump();
+}
+
+void Coordinator::send_blob(NodeId to, const v1::NeedBlob& wanted) {
+  std::uint64_t offset = wanted.offset();
+  const std::uint64_t size = blobs_.size(wanted.sha256());
+  do {
+    v1::Frame frame;
+    auto* blob = frame.mutable_blob_data();
+    blob->set_sha256(wanted.sha256());
+    blob->set_offset(offset);
+    auto data = blobs_.read(wanted.sha256(), offset, blob_chunk_bytes);
+    if (!data) {
+      blob->set_error(data.error().message);
+      blob->set_last(true);
+      send(to, std::move(frame));
+      return;
+    }
+    offset += data->size();
+    const bool last = offset >= size || data->empty();
+    blob->set_data(std::move(*data));
+    blob->set_last(last);
+    send(to, std::move(frame));
+    if (last) return;
+  } while (true);
+}
+
+}  // namespace flotilla::daemon

@@ -1,0 +1,317 @@
+#include "daemon/coordinator/sessions.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include "daemon/coordinator/hubs.hpp"
+#include "proto/base/log.hpp"
+#include "proto/base/paths.hpp"
+
+namespace flotilla::daemon {
+namespace {
+constexpr std::size_t output_chunk_bytes = 256u << 10;
+constexpr std::size_t output_queue_bytes = 1u << 20;     // what may wait for a slow client
+constexpr std::size_t early_input_bytes = 1u << 20;      // what may wait for a job that has not started
+constexpr std::uint64_t log_tail_bytes = 64u << 10;
+constexpr auto log_poll = std::chrono::milliseconds(250);  // only while somebody follows the daemon's own log
+}  // namespace
+
+// ---- attach --------------------------------------------------------------------------------------------------
+
+void Coordinator::attach(TwoWayStreamPtr<v1::AttachInput, v1::AttachOutput> stream) {
+  std::make_shared<AttachSession>(*this, std::move(stream))->begin();
+}
+
+void Coordinator::AttachSession::begin() {
+  auto self = shared_from_this();
+  stream->on_message = [self](v1::AttachInput message) { self->on_message(std::move(message)); };
+  stream->on_gone = [self] { self->leave(); };
+  stream->on_half_close = [self] {
+    if (!self->opened) {
+      self->over = true;
+      self->stream->finish(fail(Code::invalid_argument, "the call ended before it said what to attach to"));
+    }
+  };
+  stream->on_drained = [self] { self->pump(); };
+}
+
+void Coordinator::AttachSession::on_message(v1::AttachInput message) {
+  if (over) return;
+  if (!opened) {
+    if (!message.has_open()) {
+      over = true;
+      return stream->finish(fail(Code::invalid_argument, "the first message has to say what to attach to"));
+    }
+    opened = true;
+    return open(std::move(*message.mutable_open()));
+  }
+  if (!id) return;
+  const Job* job = c.state().job(id);
+  if (!job || output_only) return;
+  switch (message.body_case()) {
+    case v1::AttachInput::kStdin: feed(std::move(*message.mutable_stdin()), false); break;
+    case v1::AttachInput::kStdinEof: feed({}, true); break;
+    case v1::AttachInput::kWindow: {
+      if (job->state != v1::JOB_RUNNING) break;
+      v1::Frame frame;
+      frame.mutable_resize_terminal()->mutable_id()->set_job(id.value);
+      frame.mutable_resize_terminal()->mutable_id()->set_attempt(job->attempt);
+      *frame.mutable_resize_terminal()->mutable_window() = message.window();
+      c.send(job->node, std::move(frame));
+      break;
+    }
+    case v1::AttachInput::kSignal:
+      if (placed(job->state)) {
+        (void)c.core_.signal(id, message.signal(), now(), c.out_);
+      } else if (!ended(job->state)) {
+        (void)c.core_.cancel(id, v1::CANCELED_BY_USER, "interrupted before it started", now(), c.out_);
+      }
+      c.touch();
+      break;
+    case v1::AttachInput::kDetach:
+      detached = true;
+      leave();
+      stream->finish({});
+      break;
+    default: break;
+  }
+}
+
+void Coordinator::AttachSession::open(v1::AttachOpen open) {
+  follow = !open.no_follow();
+  output_only = open.output_only();
+  offsets[0] = open.stdout_offset();
+  offsets[1] = open.stderr_offset();
+  if (open.has_submit()) {
+    for (const auto& file : open.submit().files())
+      if (file.sha256().size() == 32 && !c.blobs_.has(file.sha256())) {
+        over = true;
+        return stream->finish(fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
+      }
+    cancel_with_client = open.submit().cancel_with_client();
+    auto ids = c.core_.submit({open.submit()}, now(), c.out_);
+    if (!ids) {
+      over = true;
+      return stream->finish(fail(ids.error()));
+    }
+    id = ids->front();  // what the client sends from now on is for this job
+    c.after_commit([self = shared_from_this(), id = ids->front()] { self->joined(id); });
+    return;
+  }
+  const Job* job = c.state().job(JobId{open.job()});
+  if (!job) {
+    over = true;
+    return stream->finish(fail(Code::not_found, fmt::format("there is no job {}", open.job()), "flotilla job list shows them"));
+  }
+  for (const unsigned which : {1u, 2u}) {
+    const std::uint64_t there = c.outputs_.taken(job->id, which);
+    if (open.from_end()) offsets[which - 1] = there;
+    else if (open.tail_bytes() && there > open.tail_bytes()) offsets[which - 1] = std::max(offsets[which - 1], there - open.tail_bytes());
+  }
+  joined(job->id);
+}
+
+void Coordinator::AttachSession::joined(JobId job) {
+  if (over) return;
+  id = job;
+  c.attached_[id].push_back(shared_from_this());
+  on_job_changed();
+}
+
+void Coordinator::AttachSession::on_job_changed() {
+  const Job* job = c.state().job(id);
+  if (!job || over) return;
+  v1::Job shown = c.show(*job);
+  v1::AttachOutput message;
+  *message.mutable_job() = std::move(shown);
+  stream->send(std::move(message));
+  if (job->state == v1::JOB_RUNNING && (!early_input.empty() || early_eof)) {
+    const bool eof = std::exchange(early_eof, false);
+    feed(std::exchange(early_input, {}), eof);
+    stream->resume();
+  }
+  pump();
+}
+
+void Coordinator::AttachSession::feed(std::string data, bool eof) {
+  const Job* job = c.state().job(id);
+  if (!job || ended(job->state)) return;
+  if (job->state != v1::JOB_RUNNING) {
+    early_input += data;
+    early_eof |= eof;
+    if (early_input.size() > early_input_bytes) stream->pause();
+    return;
+  }
+  v1::Frame frame;
+  frame.mutable_input_data()->mutable_id()->set_job(id.value);
+  frame.mutable_input_data()->mutable_id()->set_attempt(job->attempt);
+  frame.mutable_input_data()->set_data(std::move(data));
+  frame.mutable_input_data()->set_eof(eof);
+  c.send(job->node, std::move(frame));
+}
+
+void Coordinator::AttachSession::pump() {
+  if (over || !id) return;
+  const Job* job = c.state().job(id);
+  if (!job) return;
+  bool more = false;
+  for (const unsigned which : {1u, 2u}) {
+    for (;;) {
+      if (stream->queued_bytes() > output_queue_bytes) {
+        more = true;
+        break;
+      }
+      auto data = c.outputs_.read(id, which, offsets[which - 1], output_chunk_bytes);
+      if (!data) {
+        over = true;
+        leave();
+        return stream->finish(fail(data.error()));
+      }
+      if (data->empty()) break;
+      v1::AttachOutput message;
+      message.mutable_output()->set_stream(which);
+      message.mutable_output()->set_offset(offsets[which - 1]);
+      offsets[which - 1] += data->size();
+      message.mutable_output()->set_data(std::move(*data));
+      stream->send(std::move(message));
+    }
+  }
+  if (more) return;  // on_drained goes on
+  if ((ended(job->state) && c.output_complete(*job)) || !follow) {
+    v1::AttachOutput message;
+    *message.mutable_end() = job->exit;
+    stream->send(std::move(message));
+    over = true;
+    leave();
+    stream->finish({});
+  }
+}
+
+void Coordinator::AttachSession::leave() {
+  auto self = shared_from_this();
+  if (const auto it = c.attached_.find(id); it != c.attached_.end()) {
+    std::erase(it->second, self);
+    if (it->second.empty()) c.attached_.erase(it);
+  }
+  stream->on_message = nullptr;
+  if (!over && cancel_with_client && !detached && id) {
+    (void)c.core_.cancel(id, v1::CANCELED_BY_USER, "its client went away", now(), c.out_);
+    c.touch();
+  }
+  over = true;
+}
+
+// ---- logs ------------------------------------------------------------------------------------------------------
+
+void Coordinator::LogSession::on_data(const v1::LogData& data) {
+  if (!data.error().empty()) {
+    stream->finish(fail(Code::unavailable, data.error()));
+    return;
+  }
+  if (!data.data().empty() || !data.path().empty()) {
+    v1::LogChunk chunk;
+    chunk.set_data(data.data());
+    chunk.set_path(data.path());
+    chunk.set_host(host);
+    stream->send(std::move(chunk));
+  }
+  if (data.eof()) stream->finish({});
+}
+
+void Coordinator::read_logs(const v1::ReadLogsRequest& request, OutStreamPtr<v1::LogChunk> stream) {
+  auto session = std::make_shared<LogSession>();
+  session->stream = stream;
+  const std::uint64_t tail = request.tail_bytes() ? request.tail_bytes() : log_tail_bytes;
+  if (request.of() == "daemon" || request.of().empty()) {
+    session->path = places_.log_file.string();
+    session->host = host_name();
+    struct stat info {};
+    if (stat(session->path.c_str(), &info) == 0) {
+      session->inode = info.st_ino;
+      if (static_cast<std::uint64_t>(info.st_size) > tail) session->offset = static_cast<std::uint64_t>(info.st_size) - tail;
+    }
+    session->timer = std::make_unique<boost::asio::steady_timer>(io_);
+    stream->on_gone = [weak = std::weak_ptr(session)] {
+      if (auto s = weak.lock()) s->timer->cancel();
+    };
+    if (!request.follow()) session->inode = 0;
+    follow_daemon_log(session);
+    return;
+  }
+  const std::uint64_t number = ++last_log_request_;
+  v1::Frame frame;
+  frame.mutable_read_log()->set_request(number);
+  frame.mutable_read_log()->set_tail_bytes(tail);
+  frame.mutable_read_log()->set_follow(request.follow());
+  v1::Frame stop;
+  stop.mutable_read_log()->set_request(number);
+  stop.mutable_read_log()->set_stop(true);
+
+  if (const auto resource = state().resources.find(request.of()); resource != state().resources.end()) {
+    const std::string name = resource->first;
+    if (resource->second.local())
+      return stream->finish(fail(Code::failed_precondition, "resource 'local' has no hub", "flotilla logs daemon, or flotilla logs PILOT"));
+    if (!hubs_->connected(name))
+      return stream->finish(fail(Code::unavailable, fmt::format("the hub of '{}' is not connected", name),
+                                 fmt::format("flotilla resource connect {}", name), Retry::yes));
+    session->host = resource->second.hub_host;
+    session->stop = [this, name, stop] { hubs_->send(name, stop); };
+    log_requests_[number] = session;
+    hubs_->send(name, std::move(frame));
+  } else {
+    NodeId node = parse_peer(request.of());
+    if (!node.pilot) {
+      node = parse_peer(request.of() + ".0");
+      if (const auto pilot = state().pilots.find(node.pilot); pilot != state().pilots.end() && !pilot->second.nodes.empty())
+        node.node = pilot->second.nodes.begin()->first;
+    }
+    const Node* there = state().node(node);
+    if (!there)
+      return stream->finish(fail(Code::not_found, fmt::format("'{}' is neither 'daemon' nor a resource nor a pilot", request.of()),
+                                 "flotilla resource list and flotilla pilot list show them"));
+    if (!there->linked)
+      return stream->finish(fail(Code::unavailable, fmt::format("pilot {} is not connected", request.of()),
+                                 there->record.message().empty() ? "" : there->record.message()));
+    session->host = there->record.host();
+    session->stop = [this, node, stop] { send(node, stop); };
+    log_requests_[number] = session;
+    send(node, std::move(frame));
+  }
+  stream->on_gone = [this, number] {
+    const auto it = log_requests_.find(number);
+    if (it == log_requests_.end()) return;
+    it->second->stop();
+    log_requests_.erase(it);
+  };
+}
+
+void Coordinator::follow_daemon_log(std::shared_ptr<LogSession> session) {
+  for (;;) {
+    unique_fd fd(open(session->path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::string data(output_chunk_bytes, '\0');
+    const ssize_t n = fd ? pread(fd.get(), data.data(), data.size(), static_cast<off_t>(session->offset)) : 0;
+    struct stat info {};
+    const bool rotated = session->inode && fd && fstat(fd.get(), &info) == 0 && info.st_ino != session->inode;
+    if (rotated) {
+      session->inode = info.st_ino;
+      session->offset = 0;
+      continue;
+    }
+    if (n <= 0) break;
+    data.resize(static_cast<std::size_t>(n));
+    session->offset += static_cast<std::uint64_t>(n);
+    v1::LogChunk chunk;
+    chunk.set_data(std::move(data));
+    chunk.set_path(session->path);
+    chunk.set_host(session->host);
+    session->stream->send(std::move(chunk));
+  }
+  if (!session->inode) return session->stream->finish({});
+  session->timer->expires_after(log_poll);
+  session->timer->async_wait([this, session](boost::system::error_code code) {
+    if (!code) follow_daemon_log(session);
+  });
+}
+
+}  // namespace flotilla::daemon

@@ -1,0 +1,49 @@
+// Calls that stay open: a client at a job's output and input, a client at a log.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <memory>
+#include <string>
+
+#include "daemon/coordinator/coordinator.hpp"
+
+namespace flotilla::daemon {
+
+// One Attach call. It reads the output from the store, so that a slow client holds up nobody.
+struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> {
+  AttachSession(Coordinator& owner, TwoWayStreamPtr<v1::AttachInput, v1::AttachOutput> s) : c(owner), stream(std::move(s)) {}
+  void begin();
+  void on_message(v1::AttachInput message);
+  void open(v1::AttachOpen open);
+  void joined(JobId id);
+  void on_job_changed();
+  void pump();          // sends what there is, and the end when all is out
+  void leave();
+  void feed(std::string data, bool eof);
+
+  Coordinator& c;
+  TwoWayStreamPtr<v1::AttachInput, v1::AttachOutput> stream;
+  JobId id;
+  std::uint64_t offsets[2] = {0, 0};
+  bool opened = false, follow = true, output_only = false, cancel_with_client = false, over = false;
+  bool detached = false;
+  v1::JobState last_state = v1::JOB_SUBMITTED;
+  bool last_unreachable = false;
+  std::string early_input;       // until the job runs
+  bool early_eof = false;
+};
+
+// One ReadLogs call.
+struct Coordinator::LogSession {
+  OutStreamPtr<v1::LogChunk> stream;
+  std::string host;
+  std::function<void()> stop;    // tells the other side
+  // The daemon's own log:
+  std::string path;
+  std::uint64_t offset = 0;
+  std::uint64_t inode = 0;
+  std::unique_ptr<boost::asio::steady_timer> timer;
+  void on_data(const v1::LogData& data);
+};
+
+}  // namespace flotilla::daemon

@@ -1,0 +1,129 @@
+// `flotilla daemon run`: the daemon in the foreground. `flotilla daemon start` runs it with --ready-fd.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/asio/signal_set.hpp>
+#include <cstring>
+
+#include "daemon/api/service.hpp"
+#include "daemon/coordinator/coordinator.hpp"
+#include "proto/base/log.hpp"
+#include "proto/base/paths.hpp"
+#include "proto/base/programs.hpp"
+#include "proto/base/version.hpp"
+
+namespace flotilla {
+namespace {
+namespace fs = std::filesystem;
+
+// The agent lies beside this program, or, in a build tree or an installation, near it.
+Result<fs::path> find_agent(const fs::path& configured) {
+  std::vector<fs::path> places;
+  if (const char* path = std::getenv("FLOTILLA_AGENT"); path && *path) places.emplace_back(path);
+  else if (!configured.empty()) places.push_back(configured);
+  else {
+    std::error_code problem;
+    const fs::path here = fs::read_symlink("/proc/self/exe", problem).parent_path();
+    places = {here / "flotilla-agent", here / "../libexec/flotilla/flotilla-agent", here / "../../proto/flotilla-agent",
+              here / "../proto/flotilla-agent"};
+  }
+  for (const auto& place : places)
+    if (access(place.c_str(), X_OK) == 0) return fs::weakly_canonical(place);
+  return fail(Code::not_found, fmt::format("there is no flotilla-agent at {}", places.front().string()),
+              "set FLOTILLA_AGENT, or [daemon] agent in the configuration");
+}
+
+// What the starter reads: "ready", or why not.
+class ReadyPipe {
+ public:
+  explicit ReadyPipe(int fd) : fd_(fd) {
+    if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
+  }
+  void say(const std::string& text) {
+    if (fd_ < 0) return;
+    [[maybe_unused]] const ssize_t n = write(fd_, text.data(), text.size());
+    close(fd_);
+    fd_ = -1;
+  }
+
+ private:
+  int fd_;
+};
+
+int run(ReadyPipe& ready, bool foreground) {
+  using namespace daemon;
+  auto refuse = [&](const Error& error) {
+    ready.say(error.text() + "\n");
+    if (foreground) fmt::print(stderr, "flotilla: {}\n", error.text());
+    spdlog::error("not started: {}", error.text());
+    return 1;
+  };
+  Coordinator::Places places;
+  places.state = state_dir();
+  places.runtime = runtime_dir();
+  places.config_file = config_file();
+  places.log_file = places.state / "logs" / "daemon.log";
+  for (const auto& dir : {places.state, places.state / "logs", places.runtime})
+    if (auto status = make_private_dir(dir); !status) return refuse(status.error());
+  if (auto status = init_log(places.log_file, foreground ? LogTo::file_and_stderr : LogTo::file); !status)
+    return refuse(status.error());
+  auto config = load_config(places.config_file);
+  if (!config) return refuse(config.error());
+  set_log_debug(config->debug);
+  auto agent = find_agent(config->agent);
+  if (!agent) return refuse(agent.error());
+  places.agent = *agent;
+  auto journal = Journal::open(places.state, config->durability);
+  if (!journal) return refuse(journal.error());
+
+  spdlog::info("flotilla {} (pid {}), state in {}, sockets in {}", build_version(), getpid(), places.state.string(),
+               places.runtime.string());
+  boost::asio::io_context io(1);
+  Coordinator coordinator(io, *config, places, std::move(*journal));
+  ClientApi api(io, coordinator);
+  coordinator.on_end = [&] { io.stop(); };
+  if (auto status = coordinator.start(); !status) return refuse(status.error());
+  if (auto status = api.listen(places.runtime / "daemon.sock"); !status) return refuse(status.error());
+  boost::asio::signal_set signals(io, SIGTERM, SIGINT);
+  signals.async_wait([&](boost::system::error_code code, int signal) {
+    if (code) return;
+    spdlog::info("ended by signal {}; pilots and jobs go on", signal);
+    io.stop();
+  });
+  ready.say("ready\n");
+  for (;;) {
+    try {
+      io.run();
+      break;
+    } catch (const std::exception& bug) {
+      // A defect. Going on with half a decision would be worse than a restart, which the journal makes cheap.
+      spdlog::critical("a defect: {}", bug.what());
+      return 70;
+    }
+  }
+  spdlog::info("the daemon ends");
+  return 0;
+}
+
+}  // namespace
+
+int daemon_main(int argc, char** argv) {
+  int ready_fd = -1;
+  for (int i = 1; i < argc; ++i) {
+    if (!std::strcmp(argv[i], "--ready-fd") && i + 1 < argc) {
+      ready_fd = std::atoi(argv[++i]);
+    } else if (std::strcmp(argv[i], "run") != 0) {
+      fmt::print(stderr, "flotilla: daemon run does not know '{}'\n", argv[i]);
+      return 2;
+    }
+  }
+  signal(SIGPIPE, SIG_IGN);
+  umask(0077);
+  ReadyPipe ready(ready_fd);
+  return run(ready, ready_fd < 0);
+}
+
+}  // namespace flotilla

@@ -1,0 +1,41 @@
+// Starts pilots on this machine: `flotilla-agent pilot` with PilotStart on its stdin. The pilot lives in a session of its own
+// and outlives the daemon.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "flotilla/v1/link.pb.h"
+
+namespace flotilla::daemon {
+
+class LocalDriver {
+ public:
+  using Report = std::function<void(v1::LaunchReport)>;
+  LocalDriver(boost::asio::io_context& io, std::filesystem::path agent, Report report);
+  ~LocalDriver();
+  // Reports STARTED, or FAILED with stderr and exit code.
+  void launch(const v1::PilotStart& start);
+  // Ends a start under way.
+  void stop(std::uint64_t pilot);
+
+ private:
+  struct Launch;
+  boost::asio::io_context& io_;
+  std::filesystem::path agent_;
+  Report report_;
+  std::map<std::uint64_t, std::shared_ptr<Launch>> launches_;
+  void finish(const std::shared_ptr<Launch>& launch);
+};
+
+// Watches a process that is not a child: calls back once it is gone (at once when it already is).
+class ProcessWatch {
+ public:
+  static std::shared_ptr<ProcessWatch> start(boost::asio::io_context& io, int pid, std::function<void()> gone);
+  virtual ~ProcessWatch() = default;
+};
+
+}  // namespace flotilla::daemon
