@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "proto/agent/helpers.hpp"
 #include "proto/base/programs.hpp"
 #include "proto/base/version.hpp"
 
@@ -17,6 +18,9 @@ constexpr Part parts[] = {
     {"connect", flotilla::connect_main, "joins stdin and stdout to the hub; starts it if it is not running"},
     {"dial", flotilla::dial_main, "joins stdin and stdout to HOST PORT"},
     {"pilot", flotilla::pilot_main, "offers this node's slots and runs jobs"},
+    {"verify", flotilla::verify_main, "compares this file with a SHA-256"},
+    {"pass-fd", flotilla::pass_fd_main, "a gateway's connection for the system's ssh"},
+    {"ask", flotilla::ask_main, "a question of the system's ssh"},
 };
 
 int usage(std::FILE* to) {
