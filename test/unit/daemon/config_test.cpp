@@ -1,0 +1,57 @@
+#include "daemon/coordinator/config.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace flotilla;
+using namespace flotilla::daemon;
+
+TEST_CASE("a whole configuration") {
+  auto config = parse_config(R"(
+[daemon]
+debug = true
+durability = "disk"
+web_port = 8042
+output_limit = "64MiB"
+agent = "/opt/flotilla-agent"
+[local_pilot]
+start = false
+slots = 3
+[pilots]
+idle = "30m"
+cutoff = "2h"
+)", "config.toml");
+  REQUIRE(config);
+  CHECK(config->debug);
+  CHECK(config->durability == Durability::disk);
+  CHECK(config->web_port == 8042);
+  CHECK(config->output_limit_bytes == 64u << 20);
+  CHECK(config->agent == "/opt/flotilla-agent");
+  CHECK_FALSE(config->local_pilot);
+  CHECK(config->local_slots == 3);
+  CHECK(config->pilot_idle_ms == 30 * 60 * 1000);
+  CHECK(config->pilot_cutoff_ms == 2 * 3600 * 1000);
+}
+
+TEST_CASE("all faults at once, each with its line and key") {
+  auto config = parse_config("[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
+  REQUIRE_FALSE(config);
+  CHECK(config.error().faults.size() == 5);
+  const std::string all = config.error().text();
+  for (const char* part : {"line 2", "'port'", "web_port", "durability", "'pilot'", "idle"}) CHECK(all.find(part) != std::string::npos);
+}
+
+TEST_CASE("a file that is no TOML is refused with the line; none is the default") {
+  CHECK(parse_config("[daemon\n", "c.toml").error().message.find("line 1") != std::string::npos);
+  CHECK(load_config("/nonexistent/config.toml")->local_pilot);
+}
+
+TEST_CASE("durations and sizes") {
+  CHECK(parse_duration("90").value() == 90'000);
+  CHECK(parse_duration("1.5h").value() == 5'400'000);
+  CHECK(parse_duration("250ms").value() == 250);
+  CHECK(parse_duration("2 d").value() == 172'800'000);
+  for (const char* bad : {"", "h", "-1s", "3 weeks", "1e400"}) CHECK_FALSE(parse_duration(bad));
+  CHECK(parse_size("64KiB").value() == 65536);
+  CHECK(parse_size("10MB").value() == 10'000'000);
+  for (const char* bad : {"", "MB", "-3", "3 XB"}) CHECK_FALSE(parse_size(bad));
+}

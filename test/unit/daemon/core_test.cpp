@@ -1,0 +1,357 @@
+#include "test/unit/daemon/harness.hpp"
+
+using namespace flotilla;
+using namespace flotilla::daemon;
+using flotilla::daemon::test::Harness;
+
+TEST_CASE("a command from submission to its end") {
+  Harness h;
+  const PilotId pilot = h.running();
+  CHECK(h.state(pilot) == v1::PILOT_RUNNING);
+  const JobId job = h.submit(h.command());
+  CHECK(h.state(job) == v1::JOB_QUEUED);
+  h.place();
+  CHECK(h.state(job) == v1::JOB_DISPATCHED);
+  auto starts = h.take(v1::Frame::kStartAttempt);
+  REQUIRE(starts.size() == 1);
+  CHECK(starts[0].node == NodeId{pilot, 0});
+  CHECK(starts[0].frame.start_attempt().id().attempt() == 1);
+  h.report_running(job);
+  CHECK(h.state(job) == v1::JOB_RUNNING);
+  h.report_end(job);
+  CHECK(h.state(job) == v1::JOB_FINISHED);
+  CHECK(h.out.ended_jobs == std::vector{job});
+  CHECK(h.core.state().node({pilot, 0})->slots_used == 0);
+  h.out.launches.clear();
+  CHECK(h.nothing_else());
+  h.check_replay();
+}
+
+TEST_CASE("an end says how") {
+  Harness h;
+  h.running(8);
+  struct Case {
+    v1::ExitKind kind;
+    int code;
+    v1::JobState state;
+  };
+  for (const Case& c : {Case{v1::EXITED, 3, v1::JOB_FAILED}, Case{v1::SIGNALED, 0, v1::JOB_FAILED}, Case{v1::TIME_LIMIT, 0, v1::JOB_FAILED},
+                        Case{v1::CANCELED_BY_USER, 0, v1::JOB_CANCELED}, Case{v1::CLIENT_GONE, 0, v1::JOB_FINISHED},
+                        Case{v1::START_FAILED, 127, v1::JOB_FAILED}}) {
+    const JobId job = h.submit(h.command());
+    h.place();
+    h.report_end(job, c.kind, c.code);
+    CHECK(h.state(job) == c.state);
+  }
+  h.check_replay();
+}
+
+TEST_CASE("an end that comes twice counts once and is answered") {
+  Harness h;
+  const PilotId pilot = h.running();
+  const JobId job = h.submit(h.command());
+  h.place();
+  h.report_end(job);
+  const auto events = h.all_events().size();
+  h.out.ended_jobs.clear();
+  h.report_end(job);
+  CHECK(h.all_events().size() == events);
+  CHECK(h.out.ended_jobs == std::vector{job});  // the pilot is told again to forget it
+  CHECK(h.core.state().pilots.at(pilot).jobs_done == 1);
+}
+
+TEST_CASE("a report of an attempt that is not current is to be forgotten, and changes nothing") {
+  Harness h;
+  const PilotId pilot = h.running();
+  v1::AttemptEnded end;
+  end.mutable_id()->set_job(99);
+  end.mutable_id()->set_attempt(1);
+  h.core.on_attempt_ended({pilot, 0}, end, h.now, h.out);
+  auto forget = h.take(v1::Frame::kForgetAttempt);
+  REQUIRE(forget.size() == 1);
+  CHECK(forget[0].frame.forget_attempt().id().job() == 99);
+}
+
+TEST_CASE("canceling a queued job ends it; a running one is told to the pilot, once and again after a reconnect") {
+  Harness h;
+  const PilotId pilot = h.running(1);
+  const JobId first = h.submit(h.command()), second = h.submit(h.command());
+  h.place();
+  h.report_running(first);
+  CHECK(h.state(second) == v1::JOB_QUEUED);
+  REQUIRE(h.core.cancel(second, v1::CANCELED_BY_USER, "by the test", h.now, h.out));
+  CHECK(h.state(second) == v1::JOB_CANCELED);
+  REQUIRE(h.core.cancel(first, v1::CANCELED_BY_USER, "by the test", h.now, h.out));
+  CHECK(h.state(first) == v1::JOB_RUNNING);
+  CHECK(h.take(v1::Frame::kCancelAttempt).size() == 1);
+
+  h.core.on_node_unlinked({pilot, 0}, "cut", h.now, h.out);
+  CHECK(h.state(pilot) == v1::PILOT_UNREACHABLE);
+  auto hello = h.hello(pilot, 1);
+  auto* report = hello.add_inventory();
+  *report->mutable_id() = h.attempt(first);
+  report->set_state(v1::JOB_RUNNING);
+  CHECK(h.core.on_node_joined(hello, false, h.now, h.out).error().empty());
+  CHECK(h.state(pilot) == v1::PILOT_RUNNING);
+  CHECK(h.take(v1::Frame::kCancelAttempt).size() == 1);
+  h.check_replay();
+}
+
+TEST_CASE("after a reconnect the difference is acted on") {
+  Harness h;
+  const PilotId pilot = h.running(8);
+  const JobId goes_on = h.submit(h.command()), ended_meanwhile = h.submit(h.command()), order_lost = h.submit(h.command()),
+              vanished = h.submit(h.command());
+  h.place();
+  for (const JobId job : {goes_on, ended_meanwhile, vanished}) h.report_running(job);
+  (void)h.take(v1::Frame::kStartAttempt);
+  h.core.on_node_unlinked({pilot, 0}, "cut", h.now, h.out);
+  auto hello = h.hello(pilot, 8);
+  auto add = [&](const v1::AttemptId& id, v1::JobState state) {
+    auto* report = hello.add_inventory();
+    *report->mutable_id() = id;
+    report->set_state(state);
+    return report;
+  };
+  add(h.attempt(goes_on), v1::JOB_RUNNING);
+  add(h.attempt(ended_meanwhile), v1::JOB_FAILED)->mutable_exit()->set_kind(v1::SIGNALED);
+  v1::AttemptId stranger;
+  stranger.set_job(4242);
+  stranger.set_attempt(7);
+  add(stranger, v1::JOB_RUNNING);
+  CHECK(h.core.on_node_joined(hello, false, h.now, h.out).error().empty());
+  CHECK(h.state(goes_on) == v1::JOB_RUNNING);
+  CHECK(h.state(ended_meanwhile) == v1::JOB_FAILED);
+  CHECK(h.state(order_lost) == v1::JOB_DISPATCHED);
+  CHECK(h.state(vanished) == v1::JOB_FAILED);
+  CHECK(h.core.state().job(vanished)->exit.kind() == v1::PILOT_LOST);
+  auto starts = h.take(v1::Frame::kStartAttempt);
+  REQUIRE(starts.size() == 1);
+  CHECK(starts[0].frame.start_attempt().id().job() == order_lost.value);
+  auto cancels = h.take(v1::Frame::kCancelAttempt);
+  REQUIRE(cancels.size() == 1);
+  CHECK(cancels[0].frame.cancel_attempt().id().job() == 4242);
+  h.check_replay();
+}
+
+TEST_CASE("a pilot that died loses its jobs with the cause; one that ended as told ends them") {
+  Harness h;
+  const PilotId dies = h.running(), ends = h.start();
+  CHECK(h.join(ends).error().empty());
+  const JobId a = h.submit(h.command()), b = h.submit(h.command()), c = h.submit(h.command());
+  h.place();
+  h.core.on_node_unlinked({dies, 0}, "the link broke", h.now, h.out);
+  h.core.on_node_left({dies, 0}, "its process ended", h.now, h.out);
+  CHECK(h.state(dies) == v1::PILOT_FAILED);
+  CHECK(h.state(a) == v1::JOB_FAILED);
+  CHECK(h.core.state().job(a)->exit.kind() == v1::PILOT_LOST);
+  CHECK(h.core.state().job(a)->exit.message().find("its process ended") != std::string::npos);
+  CHECK(h.state(b) == v1::JOB_FAILED);
+
+  CHECK(h.core.state().job(c)->node == NodeId{ends, 0});
+  h.core.on_pilot_ending({ends, 0}, "its time of 60 s is over", false, h.now, h.out);
+  h.core.on_node_left({ends, 0}, "left", h.now, h.out);
+  CHECK(h.state(ends) == v1::PILOT_FINISHED);
+  CHECK(h.core.state().job(c)->exit.kind() == v1::PILOT_ENDED);
+  h.check_replay();
+}
+
+TEST_CASE("a join secret must fit, and a pilot that ended may not come back") {
+  Harness h;
+  const PilotId pilot = h.start();
+  auto hello = h.hello(pilot);
+  hello.set_secret("another");
+  CHECK_FALSE(h.core.on_node_joined(hello, false, h.now, h.out).error().empty());
+  CHECK(h.state(pilot) == v1::PILOT_STARTING);
+  CHECK(h.join(pilot).error().empty());
+  h.core.on_node_left({pilot, 0}, "died", h.now, h.out);
+  CHECK_FALSE(h.join(pilot).error().empty());
+  hello.set_pilot(77);
+  CHECK_FALSE(h.core.on_node_joined(hello, false, h.now, h.out).error().empty());
+}
+
+TEST_CASE("a cut hub: nothing is dispatched, nothing is lost; after the lease the pilots are given up") {
+  Harness h;
+  h.add_remote("far");
+  const PilotId pilot = h.start("far", "far");
+  CHECK(h.state(pilot) == v1::PILOT_SUBMITTED);
+  CHECK(h.out.wanted_hubs.contains("far"));
+  h.connect_hub("far");
+  CHECK(h.state(pilot) == v1::PILOT_STARTING);
+  CHECK(h.core.on_node_joined(h.hello(pilot), true, h.now, h.out).error().empty());
+  const JobId job = h.submit(h.command("far")), later = h.submit(h.command("far", 2));
+  h.place();
+  h.report_running(job);
+  h.core.on_hub_lost("far", "no route", false, h.now, h.out);
+  CHECK(h.state(pilot) == v1::PILOT_UNREACHABLE);
+  CHECK(describe(h.core.state(), *h.core.state().job(job)).pilot_unreachable());
+  h.place();
+  CHECK(h.state(later) == v1::JOB_QUEUED);
+  CHECK(h.core.needs_ticks());
+  h.now.boot_ms += 23ll * 3600 * 1000;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(job) == v1::JOB_RUNNING);
+  h.now.boot_ms += 2ll * 3600 * 1000;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(pilot) == v1::PILOT_FAILED);
+  CHECK(h.core.state().job(job)->exit.kind() == v1::PILOT_LOST);
+  h.check_replay();
+}
+
+TEST_CASE("a hub that is started again waits for its pilots, but not for ever") {
+  Harness h;
+  h.add_remote("far");
+  const PilotId back = h.start("far", "far"), gone = h.start("far", "far");
+  h.connect_hub("far");
+  for (const PilotId pilot : {back, gone}) CHECK(h.core.on_node_joined(h.hello(pilot), true, h.now, h.out).error().empty());
+  h.core.on_hub_lost("far", "killed", false, h.now, h.out);
+  h.now.boot_ms += 1000;
+  h.connect_hub("far");
+  CHECK(h.core.on_node_joined(h.hello(back), true, h.now, h.out).error().empty());
+  h.now.boot_ms += 14'000;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(gone) == v1::PILOT_UNREACHABLE);
+  h.now.boot_ms += 2'000;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(gone) == v1::PILOT_FAILED);
+  CHECK(h.state(back) == v1::PILOT_RUNNING);
+}
+
+TEST_CASE("one host of two that is down does not stop the pilot; both do, with the reason") {
+  Harness h;
+  v1::ResourceSpec spec;
+  spec.set_name("far");
+  spec.set_location("me@far");
+  spec.add_hosts("node1");
+  spec.add_hosts("node2");
+  REQUIRE(h.core.add_resource(spec, false, h.now, h.out));
+  auto report = [&](PilotId pilot, unsigned node) {
+    v1::LaunchReport failed;
+    failed.set_pilot(pilot.value);
+    failed.set_node(node);
+    failed.set_host("node" + std::to_string(node + 1));
+    failed.set_stage(v1::LaunchReport::FAILED);
+    failed.set_message("cannot reach node" + std::to_string(node + 1));
+    failed.set_stderr_tail("No route to host\n");
+    h.core.on_launch_report(failed, h.now, h.out);
+  };
+  h.connect_hub("far");
+  const PilotId one = h.start("far", "a", 2, 2), none = h.start("far", "b", 2, 2);
+  CHECK(h.core.on_node_joined(h.hello(one, 2, 0), true, h.now, h.out).error().empty());
+  report(one, 1);
+  CHECK(h.state(one) == v1::PILOT_RUNNING);
+  report(none, 0);
+  CHECK(h.state(none) == v1::PILOT_STARTING);
+  report(none, 1);
+  CHECK(h.state(none) == v1::PILOT_FAILED);
+  CHECK(h.core.state().pilots.at(none).message.find("No route to host") != std::string::npos);
+  CHECK(h.core.state().pilots.at(none).message.find("cannot reach node1") != std::string::npos);
+}
+
+TEST_CASE("a queue time-out ends a job with the reason why it waited") {
+  Harness h;
+  auto spec = h.command("nowhere");
+  spec.set_queue_timeout_ms(2000);
+  const JobId job = h.submit(spec);
+  h.place();
+  h.now.wall_ms += 1999;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(job) == v1::JOB_QUEUED);
+  h.now.wall_ms += 1;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(job) == v1::JOB_FAILED);
+  CHECK(h.core.state().job(job)->exit.kind() == v1::QUEUE_TIMEOUT);
+  CHECK(h.core.state().job(job)->exit.message().find("nowhere") != std::string::npos);
+  CHECK_FALSE(h.core.needs_ticks());
+}
+
+TEST_CASE("stop and drain, in each state of a pilot") {
+  Harness h;
+  const PilotId starting = h.start();
+  REQUIRE(h.core.stop_pilot(starting, false, "enough", h.now, h.out));
+  CHECK(h.state(starting) == v1::PILOT_FINISHED);
+  CHECK(h.out.stop_launches == std::vector{starting});
+  const PilotId drained = h.running();
+  REQUIRE(h.core.stop_pilot(drained, true, "enough", h.now, h.out));
+  CHECK(h.state(drained) == v1::PILOT_DRAINING);
+  CHECK(h.take(v1::Frame::kDrainPilot).size() == 1);
+  const JobId job = h.submit(h.command());
+  h.place();
+  CHECK(h.state(job) == v1::JOB_QUEUED);
+  const PilotId stopped = h.running();
+  h.core.on_node_unlinked({stopped, 0}, "cut", h.now, h.out);
+  REQUIRE(h.core.stop_pilot(stopped, false, "enough", h.now, h.out));
+  CHECK(h.take(v1::Frame::kEndPilot).empty());
+  CHECK(h.join(stopped).error().empty());
+  CHECK(h.take(v1::Frame::kEndPilot).size() == 1);  // it is told when it is back
+}
+
+TEST_CASE("a restart of the daemon: pilots are waited for, channels of remote workers end") {
+  Harness h;
+  h.add_remote("far");
+  const PilotId local = h.running(), far = h.start("far", "far");
+  h.connect_hub("far");
+  CHECK(h.core.on_node_joined(h.hello(far), true, h.now, h.out).error().empty());
+  auto worker = [&](const std::string& label) {
+    v1::JobSpec spec;
+    spec.set_label(label);
+    spec.mutable_worker()->set_executable("code");
+    return h.submit(spec);
+  };
+  const JobId near = worker("local"), remote = worker("far"), command = h.submit(h.command("far"));
+  h.place();
+  for (const JobId job : {near, remote, command}) h.report_running(job);
+  for (const JobId job : {near, remote}) {
+    v1::WorkerConnected connected;
+    *connected.mutable_id() = h.attempt(job);
+    h.core.on_worker_connected(h.core.state().job(job)->node, connected, h.now, h.out);
+  }
+  const JobId waiting = worker("far");
+
+  Core again({}, [] { return std::string("s"); });
+  for (const auto& event : h.all_events()) REQUIRE(again.replay(event));
+  Outbox out;
+  again.restored(h.now, out);
+  CHECK(again.state().pilots.at(local).state == v1::PILOT_UNREACHABLE);
+  CHECK(out.wanted_hubs == std::set<std::string>{"far"});
+  CHECK(again.state().job(near)->canceling == v1::EXIT_NONE);
+  CHECK(again.state().job(command)->canceling == v1::EXIT_NONE);
+  CHECK(again.state().job(remote)->canceling == v1::CLIENT_GONE);
+  CHECK(again.state().job(waiting)->state == v1::JOB_CANCELED);
+}
+
+TEST_CASE("a job beside another goes where that runs, takes no slot, and cannot outlast the chance") {
+  Harness h;
+  const PilotId pilot = h.running(1);
+  const JobId host = h.submit(h.command());
+  h.place();
+  h.report_running(host);
+  auto spec = h.command();
+  spec.set_beside_job(host.value);
+  const JobId beside = h.submit(spec);
+  h.place();
+  CHECK(h.state(beside) == v1::JOB_DISPATCHED);
+  CHECK(h.core.state().job(beside)->node == NodeId{pilot, 0});
+  CHECK(h.core.state().node({pilot, 0})->slots_used == 1);
+  h.report_end(host);
+  auto late = h.core.submit({spec}, h.now, h.out);
+  CHECK_FALSE(late);
+}
+
+TEST_CASE("a resource with pilots is not removed, unless by force; a gateway never") {
+  Harness h;
+  h.add_remote("gate");
+  v1::ResourceSpec behind;
+  behind.set_name("behind");
+  behind.set_location("me@behind");
+  behind.set_gateway("gate");
+  REQUIRE(h.core.add_resource(behind, false, h.now, h.out));
+  CHECK_FALSE(h.core.remove_resource("gate", true, h.now, h.out));
+  const PilotId pilot = h.start("behind", "b");
+  CHECK_FALSE(h.core.remove_resource("behind", false, h.now, h.out));
+  CHECK(h.core.remove_resource("behind", true, h.now, h.out));
+  CHECK(ended(h.state(pilot)));
+  CHECK(h.core.remove_resource("gate", false, h.now, h.out));
+  CHECK_FALSE(h.core.remove_resource("local", true, h.now, h.out));
+  CHECK_FALSE(h.core.remove_resource("nobody", true, h.now, h.out));
+}

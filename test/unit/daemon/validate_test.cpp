@@ -1,0 +1,91 @@
+#include "daemon/core/validate.hpp"
+
+#include "test/unit/daemon/harness.hpp"
+
+using namespace flotilla;
+using namespace flotilla::daemon;
+using flotilla::daemon::test::Harness;
+
+TEST_CASE("a resource's faults are told all at once, by name") {
+  Harness h;
+  v1::ResourceSpec spec;
+  spec.set_name("-x");
+  spec.set_location("me@host:99999");
+  spec.set_transport("telnet");
+  spec.set_gateway("nobody");
+  spec.add_hosts("-oProxyCommand=x");
+  (*spec.mutable_env())["1A"] = "x";
+  auto status = check_resource(spec, h.core.state().resources);
+  REQUIRE_FALSE(status);
+  CHECK(status.error().code == Code::invalid_argument);
+  std::string all = status.error().text();
+  for (const char* key : {"name", "location", "transport", "gateway", "hosts", "env"}) CHECK(all.find(key) != std::string::npos);
+  CHECK(status.error().faults.size() == 6);
+}
+
+TEST_CASE("locations") {
+  Harness h;
+  auto good = [&](const std::string& location) {
+    v1::ResourceSpec spec;
+    spec.set_name("r");
+    spec.set_location(location);
+    return static_cast<bool>(check_resource(spec, h.core.state().resources));
+  };
+  for (const char* location : {"host", "me@host", "me@host:22", "host:2222", "me@10.0.0.1", "me@[fe80::1]:22", "[::1]", "a.b-c.example"})
+    CHECK(good(location));
+  for (const char* location : {"@host", "me@", "me@host:0", "me@host:x", "me@host:65536", "me@-oProxyCommand=x", "me@ho st", "me@host;ls", "me@[::1"})
+    CHECK_FALSE(good(location));
+}
+
+TEST_CASE("defaults: driver and transport follow from the location") {
+  Harness h;
+  v1::ResourceSpec spec;
+  spec.set_name("r");
+  spec.set_location("me@host");
+  REQUIRE(check_resource(spec, h.core.state().resources));
+  CHECK(spec.driver() == "ssh");
+  CHECK(spec.transport() == "libssh");
+}
+
+TEST_CASE("gateways may not lead back") {
+  Harness h;
+  h.add_remote("a");
+  v1::ResourceSpec b;
+  b.set_name("b");
+  b.set_location("me@b");
+  b.set_gateway("a");
+  REQUIRE(h.core.add_resource(b, false, h.now, h.out));
+  v1::ResourceSpec a;
+  a.set_name("a");
+  a.set_location("me@a");
+  a.set_gateway("b");
+  auto status = h.core.add_resource(a, true, h.now, h.out);
+  REQUIRE_FALSE(status);
+  CHECK(status.error().text().find("leads back") != std::string::npos);
+}
+
+TEST_CASE("a job's faults") {
+  Harness h;
+  v1::JobSpec spec;
+  spec.set_time_limit_ms(-1);
+  auto* file = spec.add_files();
+  file->set_name("../evil");
+  auto status = check_job(spec, h.core.state());
+  REQUIRE_FALSE(status);
+  const std::string all = status.error().text();
+  for (const char* part : {"time_limit", "../evil", "SHA-256", "neither a command nor a worker"}) CHECK(all.find(part) != std::string::npos);
+  auto many = h.core.submit({h.command(), spec}, h.now, h.out);
+  REQUIRE_FALSE(many);
+  CHECK(h.core.state().jobs.empty());  // all or none
+  CHECK(many.error().message.find("job 2 of 2") != std::string::npos);
+}
+
+TEST_CASE("a pilot on an unknown resource is told what there is") {
+  Harness h;
+  v1::PilotSpec spec;
+  spec.set_resource("hpc");
+  auto status = check_pilot(spec, h.core.state());
+  REQUIRE_FALSE(status);
+  CHECK(status.error().code == Code::not_found);
+  CHECK(status.error().hint.find("local") != std::string::npos);
+}
