@@ -584,7 +584,7 @@ class RemoteCode {
                                     std::to_string(these) + " items");
       count = these;
     };
-    auto take = [&](const auto& argument) {
+    [[maybe_unused]] auto take = [&](const auto& argument) {
       using T = std::remove_cvref_t<decltype(argument)>;
       if constexpr (std::is_same_v<T, Rows>) agree(argument.count);
       if constexpr (std::is_same_v<T, WithUnits>) units = argument.units;

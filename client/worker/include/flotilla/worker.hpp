@@ -378,11 +378,11 @@ class WorkerProgram {
     } else {
       outputs = "result none";
     }
-    auto add = [](std::string& list, const char* type) {
+    [[maybe_unused]] auto add = [](std::string& list, const char* type) {
       if (!list.empty()) list += ", ";
       list += type;
     };
-    std::size_t i = 0;
+    [[maybe_unused]] std::size_t i = 0;
     (
         [&] {
           if (Parameter<P>::travels) {
