@@ -42,11 +42,15 @@ from .worker import (
     format_header,
     function_id,
     new_block,
-    numpy,
     pack_strings,
     pack_units,
     raw,
 )
+
+try:
+    import numpy
+except ImportError:
+    numpy = None  # type: ignore[assignment]
 
 __all__ = ["RemoteCode", "Function", "PendingCall", "CallError", "CodeError", "MessageError", "ChannelClosed", "Unit", "wait_any", "wait_all"]
 
@@ -133,7 +137,11 @@ class PendingCall:
             loop = asyncio.get_running_loop()
             readable: asyncio.Future[None] = loop.create_future()
             fd = self.fileno()
-            loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
+            def woken() -> None:
+                if not readable.done():
+                    readable.set_result(None)
+
+            loop.add_reader(fd, woken)
             try:
                 await readable
             finally:
@@ -304,7 +312,8 @@ class RemoteCode:
         return not self._broken
 
     def fileno(self) -> int:
-        return self._stream.sock.fileno()
+        fd: int = self._stream.sock.fileno()
+        return fd
 
     def stop(self) -> None:
         """Ends the worker: it answers and exits."""
@@ -340,7 +349,7 @@ class RemoteCode:
     def _guard(self, function: Function, error: BaseException) -> BaseException:
         """What is raised for an error that leaves the channel unusable."""
         if isinstance(error, ChannelClosed):
-            why = self._explain() if self._explain else ""
+            why = str(self._explain()) if self._explain else ""
             self._broken = "has ended" + (f": {why}" if why else "")
             return ChannelClosed(f"function {function.name}: {error}" + (f": {why}" if why else ""))
         self._broken = "is out of step" if isinstance(error, MessageError) else f"failed: {error}"

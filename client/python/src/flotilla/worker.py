@@ -201,7 +201,7 @@ def raw(block: Any) -> memoryview:
 def swap_block(kind: int, block: Any) -> None:
     if numpy is not None and isinstance(block, numpy.ndarray):
         block.byteswap(inplace=True)
-    elif SIZES[kind] > 1:
+    elif SIZES[kind] > 1 and len(block):
         items = array(FORMATS[kind], bytes(raw(block)))
         items.byteswap()
         raw(block)[:] = items.tobytes()
@@ -210,8 +210,7 @@ def swap_block(kind: int, block: Any) -> None:
 def normalise_bools(block: Any) -> None:
     """Any byte that is not 0 means true."""
     if numpy is not None and isinstance(block, numpy.ndarray):
-        view = block.view(numpy.uint8)
-        numpy.not_equal(view, 0, out=block)
+        numpy.not_equal(block.view(numpy.uint8), 0, out=block)
     else:
         view = raw(block)
         for i, value in enumerate(view):
@@ -375,12 +374,23 @@ class MessageStream:
         return None if header is None else self.read_body(header)
 
 
+def _as_type(block: Any, kind: int, what: str) -> Any:
+    """The same values as items of another type; a fraction for an integer, or a number that is too large, is refused."""
+    if block.dtype.kind not in ("biu", "biu", "fiub", "fiub", "biu")[kind] and block.size:
+        raise TypeError(f"{what} is {TYPES[kind]}, not {block.dtype}")
+    if kind == 0 and block.size and block.dtype.itemsize >= 4 and (block.max() > _INT32_MAX or block.min() < -_INT32_MAX - 1):
+        raise OverflowError(f"{what} is int32, and holds {block.max() if block.max() > _INT32_MAX else block.min()}")
+    return block.astype(TYPES[kind])
+
+
 def as_block(kind: int, values: Any, rows: int, what: str) -> Any:
     """Values of one argument as contiguous memory of its type; without a copy where they are that already. A scalar is repeated."""
     if numpy is not None:
-        block = numpy.asarray(values, dtype=TYPES[kind])
+        block = numpy.asarray(values)
+        if block.dtype != TYPES[kind]:
+            block = _as_type(block, kind, what)
         if block.ndim == 0:
-            return numpy.full(rows, block, dtype=TYPES[kind])
+            return numpy.full(rows, block)
         if block.shape != (rows,):
             raise ValueError(f"{what} has the shape {block.shape}, not {rows} items")
         return numpy.ascontiguousarray(block)
@@ -396,8 +406,6 @@ def as_block(kind: int, values: Any, rows: int, what: str) -> Any:
         pass
     if kind == 4:
         return bytes(bool(v) for v in values)
-    if kind < 2:
-        return array(FORMATS[kind], [int(v) for v in values])
     return array(FORMATS[kind], values)
 
 
@@ -452,6 +460,8 @@ class WorkerProgram:
         return self._decorator(signature, name, id, True)
 
     def _decorator(self, signature: str, name: Optional[str], id: Optional[int], whole: bool) -> Callable[[F], F]:
+        Signature(signature)  # a fault in it is told here
+
         def declare(body: F) -> F:
             self._declare(name or body.__name__, signature, body, id, whole)
             return body
