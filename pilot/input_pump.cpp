@@ -1,0 +1,74 @@
+#include "pilot/input_pump.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace flotilla::pilot {
+
+void InputPump::add(std::string data) {
+  if (stopped_ || eof_ || data.empty()) return;
+  queue_.push_back(std::move(data));
+  pump();
+}
+
+void InputPump::add_eof() {
+  if (stopped_ || eof_) return;
+  if (kind_ == Kind::terminal) {
+    add("\x04");
+    return;
+  }
+  eof_ = true;
+  pump();
+}
+
+void InputPump::open(unique_fd fd, Kind kind) {
+  kind_ = kind;
+  if (kind == Kind::terminal && eof_) {  // it came before the terminal was there
+    eof_ = false;
+    queue_.push_back("\x04");
+  }
+  fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
+  sink_.assign(fd.release());
+  pump();
+}
+
+void InputPump::stop() {
+  stopped_ = true;
+  queue_.clear();
+  boost::system::error_code ignored;
+  sink_.close(ignored);
+}
+
+void InputPump::pump() {
+  if (waiting_ || !sink_.is_open()) return;
+  while (!queue_.empty()) {
+    const auto& front = queue_.front();
+    const ssize_t n = write(sink_.native_handle(), front.data() + written_, front.size() - written_);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+      waiting_ = true;
+      sink_.async_wait(boost::asio::posix::stream_descriptor::wait_write,
+                       [weak = weak_from_this()](const boost::system::error_code& error) {
+                         auto self = weak.lock();
+                         if (!self) return;
+                         self->waiting_ = false;
+                         if (!error) self->pump();
+                       });
+      return;
+    }
+    if (n < 0) {  // nobody reads any more
+      stop();
+      return;
+    }
+    written_ += static_cast<std::size_t>(n);
+    if (written_ == front.size()) {
+      queue_.pop_front();
+      written_ = 0;
+    }
+  }
+  if (eof_) stop();
+}
+
+}  // namespace flotilla::pilot

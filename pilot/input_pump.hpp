@@ -1,0 +1,34 @@
+// What a job reads: what came with it, then what comes over the link, into its pipe or terminal as it takes it.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <deque>
+#include <memory>
+#include <string>
+
+#include "proto/base/unique_fd.hpp"
+
+namespace flotilla::pilot {
+
+class InputPump : public std::enable_shared_from_this<InputPump> {
+ public:
+  enum class Kind { pipe, terminal };
+  explicit InputPump(boost::asio::io_context& io) : sink_(io) {}
+
+  void add(std::string data);   // also before open()
+  void add_eof();               // a terminal gets its end-of-file character
+  void open(unique_fd fd, Kind kind);
+  void stop();
+
+ private:
+  void pump();
+
+  boost::asio::posix::stream_descriptor sink_;
+  Kind kind_ = Kind::pipe;
+  std::deque<std::string> queue_;
+  std::size_t written_ = 0;     // of the front
+  bool eof_ = false, waiting_ = false, stopped_ = false;
+};
+
+}  // namespace flotilla::pilot

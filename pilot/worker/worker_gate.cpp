@@ -1,0 +1,62 @@
+#include "pilot/worker/worker_gate.hpp"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "pilot/worker/socket_owner.hpp"
+#include "proto/base/log.hpp"
+
+namespace flotilla::pilot {
+
+Result<std::unique_ptr<WorkerGate>> WorkerGate::open(boost::asio::io_context& io) {
+  unique_fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return fail(errno_error(Code::resource_exhausted, "make a socket for the worker"));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || listen(fd.get(), 16) != 0 ||
+      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    return fail(errno_error(Code::resource_exhausted, "listen on loopback for the worker"));
+  auto gate = std::unique_ptr<WorkerGate>(new WorkerGate(io));
+  gate->port_ = ntohs(address.sin_port);
+  gate->listener_.assign(fd.release());
+  gate->wait();
+  return gate;
+}
+
+void WorkerGate::wait() {
+  listener_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                       [this, alive = std::weak_ptr<bool>(alive_)](const boost::system::error_code& error) {
+                         if (error || alive.expired()) return;
+                         while (accept_one())
+                           if (alive.expired()) return;
+                         if (!alive.expired() && listener_.is_open()) wait();
+                       });
+}
+
+// False when nobody waits, or when the right one was found.
+bool WorkerGate::accept_one() {
+  sockaddr_in peer{}, own{};
+  socklen_t size = sizeof peer;
+  unique_fd fd(accept4(listener_.native_handle(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC));
+  if (!fd) return errno == ECONNABORTED || errno == EINTR;
+  size = sizeof own;
+  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0) return true;
+  const auto inode = socket_inode(peer, own);
+  if (!inode || holder_of(*inode, members()) == 0) {
+    spdlog::warn("a connection to a worker's port {} came from a process that was not started for it: closed", port_);
+    return true;
+  }
+  const int on = 1;
+  setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  listener_.close();
+  auto handler = std::move(on_connected);
+  handler(std::move(fd));  // the owner may destroy us
+  return false;
+}
+
+}  // namespace flotilla::pilot
