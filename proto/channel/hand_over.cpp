@@ -113,10 +113,10 @@ Result<std::string> parse_take_request(std::string_view line) {
 std::string format_take_error(const Error& error) { return json_line(error_word, to_wire(error)); }
 std::string format_end(const v1::ExitReason& exit) { return json_line(end_word, exit); }
 
-Result<Error> parse_take_error(std::string_view line) {
+Result<v1::Error> parse_take_error(std::string_view line) {
   v1::Error wire;
   if (auto status = parse_json_line(error_word, line, wire); !status) return fail(status.error());
-  return from_wire(wire);
+  return wire;
 }
 
 Result<v1::ExitReason> parse_end(std::string_view line) {
@@ -217,7 +217,7 @@ Result<unique_fd> connect_unix(const std::filesystem::path& path) {
 }
 
 Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::string_view ticket,
-                                  std::chrono::milliseconds timeout) {
+                                  std::chrono::milliseconds timeout, v1::Error* refusal) {
   const auto deadline = Clock::now() + timeout;
   auto control = connect_unix(socket);
   if (!control) return fail(control.error());
@@ -242,7 +242,9 @@ Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::stri
   }
   if (reply != take_ok) {
     auto error = parse_take_error(std::string_view(reply).substr(0, reply.size() - 1));
-    return fail(error ? *error : error.error());
+    if (!error) return fail(error.error());
+    if (refusal) *refusal = *error;
+    return fail(from_wire(*error));
   }
   if (fds.size() != 2) return fail(Code::internal, "a channel was handed over with " + std::to_string(fds.size()) + " sockets instead of 2");
   auto counters = CountersMap::map(std::move(fds[1]));

@@ -55,7 +55,7 @@ inline constexpr std::string_view take_ok = "OK\n";       // goes out with the t
 std::string format_take_error(const Error& error);         // "ERROR <JSON>\n"
 std::string format_end(const v1::ExitReason& exit);        // "END <JSON>\n"
 // A line without its newline: "ERROR <JSON>" -> the error, "END <JSON>" -> the reason. Anything else is an error.
-Result<Error> parse_take_error(std::string_view line);
+Result<v1::Error> parse_take_error(std::string_view line);
 Result<v1::ExitReason> parse_end(std::string_view line);
 
 // ---- file descriptors over a unix socket
@@ -79,8 +79,9 @@ struct TakenChannel {
   unique_fd control;     // kept as long as the channel is used: its end tells the giver that the client is gone
 };
 Result<unique_fd> connect_unix(const std::filesystem::path& socket);
+// `refusal`, if given, is filled in when the giver answered with ERROR: it may name the worker's end.
 Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::string_view ticket,
-                                  std::chrono::milliseconds timeout);
+                                  std::chrono::milliseconds timeout, v1::Error* refusal = nullptr);
 // Waits for the END line on `control`. nullopt: the time ran out. An error: the giver went away without a word.
 Result<std::optional<v1::ExitReason>> read_end(int control, std::string& partial, std::chrono::milliseconds timeout);
 

@@ -63,7 +63,7 @@ TEST_CASE("requests and answers are parsed as they are written") {
   line.pop_back();
   auto parsed = parse_take_error(line);
   REQUIRE(parsed);
-  CHECK((parsed->code == error.code && parsed->message == error.message && parsed->hint == "look" && parsed->retry == Retry::yes));
+  CHECK((parsed->code() == v1::WORKER_FAILED && parsed->message() == error.message && parsed->hint() == "look" && parsed->retry()));
 
   v1::ExitReason exit;
   exit.set_kind(v1::SIGNALED);
