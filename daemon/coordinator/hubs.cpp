@@ -37,6 +37,10 @@ Hubs::Hubs(Coordinator& coordinator) : coordinator_(coordinator), channels_(make
     if (it != open_.end() && connected(it->second.resource)) open_channel(JobId{channel}, it->second.node);
   };
   channels_->on_user_gone = [this](std::uint64_t channel) { coordinator_.end_worker(JobId{channel}, "its client closed the channel"); };
+  channels_->on_failed = [this](std::uint64_t channel, const Error& error) {
+    spdlog::warn("the channel of job {} cannot go on: {}", channel, error.text());
+    coordinator_.end_worker(JobId{channel}, "its channel was lost: " + error.message);
+  };
 }
 
 Hubs::~Hubs() = default;
