@@ -585,6 +585,7 @@ class WorkerProgram:
                     f"takes {each * rows} items of {TYPES[kind]} for {rows} rows, the call has {have} ({function.name}: {signature.text})"
                 )
             check_count(signature.output_counts[kind] * rows, TYPES[kind])
+        check_size(sum(n * rows * size for n, size in zip(signature.output_counts, SIZES)), self.max_message_bytes)
         self.units = message.units
         arguments: List[Any] = []
         used = [0] * 6

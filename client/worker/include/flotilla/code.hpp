@@ -1,6 +1,6 @@
 // The calling side: a code worker over its connected socket.
 //
-//   flotilla::RemoteCode gravity(fd);                                     // of flotilla::Worker, or any connected stream socket
+//   flotilla::RemoteCode gravity(worker);                                 // a flotilla::Worker, or the descriptor of any connected stream socket
 //   double energy = gravity.call<double>("get_total_energy");            // outputs as template arguments, inputs as arguments
 //   auto [x, y] = gravity.call<double, double>("get_position_2d", 7);    // several: a tuple
 //   gravity.call("set_mass", ids, masses);                               // vectors, arrays, spans: one message, no copies
@@ -19,6 +19,7 @@
 #include <atomic>
 #include <bit>
 #include <chrono>
+#include <concepts>
 #include <exception>
 #include <functional>
 #include <initializer_list>
@@ -538,6 +539,13 @@ inline std::optional<std::size_t> wait_any(std::initializer_list<const PendingCa
 class RemoteCode {
  public:
   explicit RemoteCode(int fd, CodeOptions options = {}) : connection_(std::make_shared<detail::Connection>(fd, std::move(options))) {}
+  // Of a flotilla::Worker, which must stay where it is as long as this is used: calls are counted, and errors say why it ended.
+  template <class Worker>
+    requires requires(Worker& worker) {
+      { worker.fd() } -> std::convertible_to<int>;
+      { worker.template code_options<CodeOptions>() } -> std::convertible_to<CodeOptions>;
+    }
+  explicit RemoteCode(Worker& worker) : RemoteCode(worker.fd(), worker.template code_options<CodeOptions>()) {}
 
   template <class... Outs, class... Arguments>
   auto call(const FunctionName& function, const Arguments&... arguments) {

@@ -437,7 +437,7 @@ class WorkerProgram {
   // The error's text, empty when the function ran.
   std::string execute(const Entry& entry, Call& call) {
     try {
-      std::uint64_t rows = call.rows();
+      std::uint64_t rows = call.rows(), reply_bytes = 0;
       bool refused = entry.signature.empty();
       for (unsigned t = 0; t < wire::type_count && !refused; ++t) {
         if (static_cast<std::uint64_t>(call.request_.header.counts[t]) != entry.in[t] * rows)
@@ -445,7 +445,9 @@ class WorkerProgram {
                  std::to_string(rows) + " rows, the call has " + std::to_string(call.request_.header.counts[t]) + " (" + entry.name + ": " +
                  entry.signature + ")";
         wire::header_count(entry.out[t] * rows, wire::type_names[t]);
+        reply_bytes += entry.out[t] * rows * wire::type_sizes[t];
       }
+      wire::check_size(reply_bytes, max_message_bytes_);
       call.int32s_.resize(entry.out[wire::int32_type] * rows);
       call.int64s_.resize(entry.out[wire::int64_type] * rows);
       call.float32s_.resize(entry.out[wire::float32_type] * rows);
