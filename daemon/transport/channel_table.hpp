@@ -9,6 +9,7 @@
 #include <string>
 
 #include "flotilla/v1/link.pb.h"
+#include "proto/base/result.hpp"
 #include "proto/base/unique_fd.hpp"
 
 namespace flotilla::daemon {
@@ -35,6 +36,9 @@ class ChannelTable {
   std::function<void(std::uint64_t channel)> on_broken;
   // The user's end was closed by the client.
   std::function<void(std::uint64_t channel)> on_user_gone;
+  // The channel cannot go on, though user and worker may be alive (the pilot does not know it any more, bytes are gone):
+  // the user's end was shut down. Remove it and end its worker.
+  std::function<void(std::uint64_t channel, const Error& error)> on_failed;
 };
 
 std::unique_ptr<ChannelTable> make_channel_table(boost::asio::io_context& io);

@@ -38,6 +38,7 @@ struct HubConnectionConfig {
   // What the hub needs to admit pilots: made by proto/tls from the instance's CA.
   std::string hub_id;
   std::string tls_ca, tls_chain, tls_key;      // PEM; the intermediate CA of this hub
+  std::int64_t cutoff_ms = 24LL * 3600 * 1000;  // the hub's; as the configuration says
 };
 
 struct HubConnectionEvents {

@@ -1,0 +1,92 @@
+#include "daemon/transport/core/known_hosts.hpp"
+
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+
+#include <algorithm>
+#include <cctype>
+
+namespace flotilla::daemon {
+namespace {
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::tolower(c); });
+  return out;
+}
+
+bool matches_pattern(std::string_view pattern, std::string_view name) {
+  if (pattern.empty()) return name.empty();
+  if (pattern[0] == '*') {
+    for (std::size_t skip = 0; skip <= name.size(); ++skip)
+      if (matches_pattern(pattern.substr(1), name.substr(skip))) return true;
+    return false;
+  }
+  if (name.empty()) return false;
+  return (pattern[0] == '?' || pattern[0] == name[0]) && matches_pattern(pattern.substr(1), name.substr(1));
+}
+
+std::string decode_base64(std::string_view text) {
+  std::string out(text.size(), '\0');
+  const int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()),
+                                     reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
+  if (length < 0) return {};
+  auto size = static_cast<std::size_t>(length);
+  for (auto i = text.rbegin(); i != text.rend() && *i == '=' && size > 0; ++i) --size;
+  out.resize(size);
+  return out;
+}
+
+bool matches_hash(std::string_view entry, std::string_view name) {
+  // |1|base64 of the salt|base64 of HMAC-SHA1(salt, name)
+  const auto middle = entry.find('|', 3);
+  if (middle == std::string_view::npos) return false;
+  const auto salt = decode_base64(entry.substr(3, middle - 3)), wanted = decode_base64(entry.substr(middle + 1));
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned size = 0;
+  if (!HMAC(EVP_sha1(), salt.data(), static_cast<int>(salt.size()), reinterpret_cast<const unsigned char*>(name.data()),
+            name.size(), digest, &size))
+    return false;
+  return std::string_view(reinterpret_cast<char*>(digest), size) == wanted;
+}
+
+bool matches_list(std::string_view list, std::string_view name) {
+  bool found = false;
+  while (!list.empty()) {
+    const auto comma = list.find(',');
+    auto each = list.substr(0, comma);
+    list = comma == std::string_view::npos ? std::string_view{} : list.substr(comma + 1);
+    const bool negated = !each.empty() && each[0] == '!';
+    if (negated) each.remove_prefix(1);
+    const bool hit = each.substr(0, 3) == "|1|" ? matches_hash(each, name) : matches_pattern(lower(each), name);
+    if (hit && negated) return false;
+    found = found || hit;
+  }
+  return found;
+}
+
+}  // namespace
+
+std::vector<int> find_known_host_lines(std::string_view file, std::string_view host, int port) {
+  auto name = lower(host);
+  if (port != 0 && port != 22) name = "[" + name + "]:" + std::to_string(port);
+  std::vector<int> lines;
+  for (int number = 1; !file.empty(); ++number) {
+    const auto end = file.find('\n');
+    auto line = file.substr(0, end);
+    file = end == std::string_view::npos ? std::string_view{} : file.substr(end + 1);
+    const auto skip_blanks = [&] {
+      while (!line.empty() && (line[0] == ' ' || line[0] == '\t')) line.remove_prefix(1);
+    };
+    skip_blanks();
+    if (line.empty() || line[0] == '#') continue;
+    if (line[0] == '@') {  // @cert-authority, @revoked
+      line.remove_prefix(std::min(line.find_first_of(" \t"), line.size()));
+      skip_blanks();
+    }
+    if (matches_list(line.substr(0, line.find_first_of(" \t")), name)) lines.push_back(number);
+  }
+  return lines;
+}
+
+}  // namespace flotilla::daemon

@@ -1,0 +1,23 @@
+// What the system's ssh program says, and what it means. Pure; checked against recorded outputs.
+#pragma once
+
+#include <string>
+
+#include "flotilla/v1/client.pb.h"
+#include "proto/base/result.hpp"
+
+namespace flotilla::daemon {
+
+enum class SshFailure { name, reachability, host_key, authentication, other };
+
+struct SshVerdict {
+  SshFailure where = SshFailure::other;
+  Error error;
+};
+// `output`: what it wrote on stderr before it ended. `place`: "hpc1 (alice@login.example)", for the message.
+SshVerdict judge_ssh_failure(const std::string& output, const std::string& place, const std::string& resource);
+
+// A question that came through SSH_ASKPASS. `kind`: $SSH_ASKPASS_PROMPT ("", "confirm", "none").
+v1::Prompt parse_ssh_question(const std::string& kind, const std::string& text, const std::string& resource);
+
+}  // namespace flotilla::daemon

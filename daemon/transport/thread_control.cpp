@@ -1,0 +1,104 @@
+#include "daemon/transport/thread_control.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace flotilla::daemon {
+
+int milliseconds_until(Deadline deadline) {
+  const auto left = deadline - std::chrono::steady_clock::now();
+  if (left <= left.zero()) return 0;
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(left).count() + 1;
+  return ms > 3'600'000 ? 3'600'000 : static_cast<int>(ms);
+}
+
+Error stopped_error() { return {Code::canceled, "the connection was ended from here", {}, Retry::no, {}}; }
+Error timeout_error(std::string message, std::string hint) {
+  return {Code::timeout, std::move(message), std::move(hint), Retry::yes, {}};
+}
+
+ThreadControl::ThreadControl(boost::asio::io_context& io) : io_(io), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+void ThreadControl::post(std::function<void()> task) {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return;
+  tasks_.push_back(std::move(task));
+  const std::uint64_t one = 1;
+  [[maybe_unused]] auto written = ::write(wake_.get(), &one, sizeof one);
+}
+
+void ThreadControl::stop() {
+  std::lock_guard lock(mutex_);
+  stopping_ = true;
+  if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);
+  socket_.reset();
+  const std::uint64_t one = 1;
+  [[maybe_unused]] auto written = ::write(wake_.get(), &one, sizeof one);
+  changed_.notify_all();
+}
+
+void ThreadControl::set_socket(int fd) {
+  std::lock_guard lock(mutex_);
+  socket_.reset(fd >= 0 ? ::fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1);
+  if (stopping_ && socket_) ::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+bool ThreadControl::stopping() const {
+  std::lock_guard lock(mutex_);
+  return stopping_;
+}
+
+bool ThreadControl::begin_uninterruptible() {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return false;
+  return uninterruptible_ = true;
+}
+void ThreadControl::end_uninterruptible() {
+  std::lock_guard lock(mutex_);
+  uninterruptible_ = false;
+}
+bool ThreadControl::uninterruptible() const {
+  std::lock_guard lock(mutex_);
+  return uninterruptible_;
+}
+
+void ThreadControl::run_tasks() {
+  std::vector<std::function<void()>> tasks;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;  // the eventfd stays readable: whoever waits sees the end
+    std::uint64_t count;
+    [[maybe_unused]] auto got = ::read(wake_.get(), &count, sizeof count);
+    tasks.swap(tasks_);
+  }
+  for (auto& task : tasks) task();
+}
+
+void ThreadControl::to_io(std::function<void()> event) {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return;
+  boost::asio::post(io_, [self = shared_from_this(), event = std::move(event)] {
+    // stop() runs on this thread too: what was posted before it must not run after it.
+    if (!self->stopping()) event();
+  });
+}
+
+Result<short> ThreadControl::wait(int fd, short events, Deadline deadline) {
+  for (;;) {
+    if (stopping()) return fail(stopped_error());
+    pollfd polled[2]{{wake_.get(), POLLIN, 0}, {fd, events, 0}};
+    const int ready = ::poll(polled, fd >= 0 ? 2 : 1, milliseconds_until(deadline));
+    if (ready < 0 && errno != EINTR) return fail(errno_error(Code::internal, "wait"));
+    if (ready == 0) return short{0};
+    if (ready < 0) continue;
+    if (polled[0].revents) run_tasks();
+    if (fd >= 0 && polled[1].revents) return polled[1].revents;
+  }
+}
+
+}  // namespace flotilla::daemon
