@@ -19,12 +19,14 @@ import contextlib
 import json
 import os
 import pathlib
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -666,3 +668,94 @@ class Flotilla:
 
     def json(self, *argv, **options):
         return json.loads(self.run(*argv, "--json", **options).stdout)
+
+    def python(self, code, check=True, timeout=120):
+        """Runs a script with the Python client on the laptop, to its end."""
+        return self.host.as_user(self._python(code), env=self._python_env(), timeout=timeout, check=check)
+
+    def python_live(self, code):
+        """The same while it runs: `tell` and `line` speak with it over its stdin and stdout."""
+        return Script(self.host.popen(self._python(code), env=self._python_env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, text=True))
+
+    def _python(self, code):
+        return [sys.executable, "-u", "-c", PRELUDE.format(here=str(HERE)) + textwrap.dedent(code)]
+
+    def _python_env(self):
+        return self.env | {"FLOTILLA_PROGRAM": "/opt/flotilla/bin/flotilla"}
+
+    def instance(self):
+        return self.json("daemon", "status")["instance"]
+
+    def add_cluster(self, name="hpc1", *options):
+        return self.run("resource", "add", name, "--location", "asmith@frontend", *options)
+
+    def start_pilot(self, resource, *options, timeout=60):
+        """Its id, when it runs."""
+        text = self.run("pilot", "start", resource, "--json", *options, timeout=timeout).stdout
+        found = json.loads(text)
+        return (found[0] if isinstance(found, list) else found)["id"]
+
+    def pilot(self, id):
+        found = self.json("pilot", "show", str(id))
+        return found[0] if isinstance(found, list) else found
+
+    def job(self, id):
+        found = self.json("job", "show", str(id))
+        return found[0] if isinstance(found, list) else found
+
+    def submit(self, *argv):
+        return int(self.output("submit", *argv).split()[-1].rstrip("."))
+
+    def wait_pilot(self, id, states, timeout=15):
+        states = (states,) if isinstance(states, str) else states
+        return wait_until(lambda: (p := self.pilot(id))["state"] in states and p, timeout, f"pilot {id} is {' or '.join(states)}", every=0.1)
+
+    def wait_job(self, id, states, timeout=15):
+        states = (states,) if isinstance(states, str) else states
+        return wait_until(lambda: (j := self.job(id))["state"] in states and j, timeout, f"job {id} is {' or '.join(states)}", every=0.1)
+
+
+PRELUDE = """
+import os, sys, time, hashlib
+import flotilla
+from flotilla import worker as worker_sdk
+WORKER_FILES = [{here!r} + "/bed_worker.py", worker_sdk.source_file()]
+def start_code(daemon, **more):
+    worker = daemon.start_worker("./bed_worker.py", files=WORKER_FILES, **more)
+    return worker, flotilla.RemoteCode(worker)
+"""
+
+
+class Script:
+    def __init__(self, process):
+        self.process = process
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def line(self, timeout=30):
+        """The next line that it prints."""
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        if not ready:
+            raise BedError(f"the script printed nothing for {timeout} s")
+        text = self.process.stdout.readline()
+        if not text:
+            raise BedError(f"the script ended with {self.process.wait()}:\n{self.process.stderr.read()}")
+        return text.rstrip("\n")
+
+    def tell(self, text):
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+    def end(self, timeout=30):
+        code = self.process.wait(timeout)
+        if code:
+            raise BedError(f"the script ended with {code}:\n{self.process.stderr.read()}")

@@ -1,0 +1,251 @@
+"""Resources, pilots and commands: on the laptop, on the front end, on nodes behind it."""
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+
+import pytest
+
+from bed import PASSWORD, wait_until
+
+
+def test_on_this_machine(flotilla):
+    assert flotilla.output("run", "--", "echo", "hello") == "hello"
+    assert flotilla.run("run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
+    assert flotilla.run("run", "--", "sh", "-c", "kill -9 $$", check=False).returncode == 137
+    assert flotilla.output("run", "--", "cat", input="from stdin") == "from stdin"
+    done = flotilla.run("run", "--", "sh", "-c", "echo out; echo err >&2")
+    assert (done.stdout, done.stderr) == ("out\n", "err\n")
+    missing = flotilla.run("run", "--", "no-such-program", check=False)
+    assert missing.returncode == 127
+    assert "no-such-program" in missing.stderr
+
+
+def test_the_front_end_with_nothing_installed(bed, flotilla):
+    flotilla.add_cluster()
+    before = bed.frontend.logins()
+    pilot = flotilla.start_pilot("hpc1", "--slots", "2")
+    assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "frontend"
+    assert flotilla.output("run", "--on", "hpc1", "--", "id", "-un") == "asmith"
+    shown = flotilla.pilot(pilot)
+    assert shown["state"] == "running"
+    assert shown["slots"] == 2
+    assert bed.frontend.logins() == before + 1, "one authentication for a resource"
+    resource = next(r for r in flotilla.json("resource", "list") if r["spec"]["name"] == "hpc1")
+    assert resource["hub_state"] == "connected"
+
+
+def test_resource_test_says_what_works(bed, flotilla):
+    flotilla.add_cluster()
+    steps = {step["name"]: step for step in flotilla.json("resource", "test", "hpc1")}
+    assert {"ok", "warning"} >= {step["status"] for step in steps.values() if step["status"] != "skipped"}, steps
+    assert len(steps) >= 7, steps
+    flotilla.run("resource", "add", "nowhere", "--location", "asmith@nosuchhost")
+    done = flotilla.run("resource", "test", "nowhere", check=False)
+    assert done.returncode != 0
+    assert "nosuchhost" in done.stdout + done.stderr
+    flotilla.run("resource", "add", "firewalled", "--location", "asmith@frontend:8080")
+    done = flotilla.run("resource", "test", "firewalled", check=False, timeout=90)
+    assert done.returncode != 0
+    assert "8080" in done.stdout + done.stderr
+
+
+def test_nodes_behind_the_front_end(bed, flotilla):
+    flotilla.add_cluster("hpc1", "--host", "node1", "--host", "node2")
+    pilot = flotilla.start_pilot("hpc1", "--nodes", "2", "--slots", "1")
+    nodes = wait_until(lambda: (n := flotilla.pilot(pilot)["nodes"]) and all(x["connected"] for x in n) and n, 20, "both nodes are there")
+    assert sorted(n["host"] for n in nodes) == ["node1", "node2"]
+    jobs = [flotilla.submit("--on", "hpc1", "--", "sh", "-c", "hostname; sleep 1") for _ in range(2)]
+    flotilla.run("job", "wait", *map(str, jobs), timeout=30)
+    assert sorted(flotilla.output("job", "logs", str(j)) for j in jobs) == ["node1", "node2"]
+
+
+def test_one_of_the_nodes_is_down(bed, flotilla):
+    bed.node1.power_off()
+    try:
+        flotilla.add_cluster("hpc1", "--host", "node1", "--host", "node2")
+        begin = time.monotonic()
+        pilot = flotilla.start_pilot("hpc1", "--nodes", "2", "--slots", "1")
+        assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "node2"
+        told = wait_until(lambda: [n for n in flotilla.pilot(pilot)["nodes"] if not n["connected"] and "node1" in n["message"]], 15,
+                          "it is said that node1 cannot be reached")
+        assert time.monotonic() - begin < 15, told
+    finally:
+        bed.node1.power_on()
+
+
+def test_a_pilot_that_cannot_start_says_why(bed, flotilla):
+    flotilla.add_cluster("hpc1", "--setup", "echo the licence server is down >&2", "--setup", "exit 9")
+    begin = time.monotonic()
+    done = flotilla.run("pilot", "start", "hpc1", check=False)
+    took = time.monotonic() - begin
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "the licence server is down" in said and "9" in said and "frontend" in said, said
+    assert took < 10
+
+
+def test_keyboard_interactive_is_asked_once(bed, flotilla):
+    bed.frontend.configure_sshd(authentication="interactive")
+    try:
+        flotilla.run("daemon", "start")
+        flotilla.add_cluster()
+        # Without a terminal: no hanging, but a sentence that says what to do.
+        silent = flotilla.run("pilot", "start", "hpc1", check=False, timeout=60)
+        assert silent.returncode != 0
+        assert "resource connect" in silent.stdout + silent.stderr
+        before = bed.frontend.logins()
+        parent, child = pty.openpty()
+        connect = flotilla.host.popen(["setsid", "--ctty", "--wait", "flotilla", "resource", "connect", "hpc1"], env=flotilla.env,
+                                      stdin=child, stdout=child, stderr=child)
+        os.close(child)
+        seen = ""
+        answered = 0
+        deadline = time.monotonic() + 60
+        while connect.poll() is None and time.monotonic() < deadline:
+            ready, _, _ = select.select([parent], [], [], 0.2)
+            if ready:
+                try:
+                    seen += os.read(parent, 4096).decode(errors="replace")
+                except OSError:
+                    break
+            if re.search(r"[Pp]assword.*: ?\s*$", seen[-200:]) and answered == 0:
+                os.write(parent, (PASSWORD + "\n").encode())
+                answered += 1
+        code = connect.wait(10)
+        os.close(parent)
+        assert code == 0, seen
+        assert PASSWORD not in seen, "what is typed is not shown"
+        assert bed.frontend.logins() == before + 1
+        flotilla.start_pilot("hpc1", "--slots", "1")
+        assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "frontend"
+        assert bed.frontend.logins() == before + 1, "everything goes inside the one connection"
+        logs = flotilla.host.as_root(f"grep -rl '{PASSWORD}' /home/alice /tmp /home/alice/state || true").stdout
+        assert logs == "", "no secret is ever written down"
+    finally:
+        bed.frontend.configure_sshd()
+
+
+def test_an_unknown_host_key_is_never_taken_silently(bed, flotilla):
+    known = "/home/alice/.ssh/known_hosts"
+    kept = bed.laptop.read(known)
+    bed.laptop.write(known, "", 0o600, "alice")
+    try:
+        flotilla.add_cluster()
+        refused = flotilla.run("pilot", "start", "hpc1", check=False, timeout=60)
+        assert refused.returncode != 0
+        fingerprint = bed.frontend.as_root("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()[1]
+        assert fingerprint in refused.stdout + refused.stderr, "it is shown for comparing"
+        assert "--accept-new" in refused.stdout + refused.stderr
+        assert bed.laptop.read(known) == ""
+        flotilla.run("resource", "connect", "hpc1", "--accept-new")
+        assert "ssh-ed25519" in bed.laptop.read(known)
+        # A changed one is never taken.
+        flotilla.run("resource", "disconnect", "hpc1")
+        other = bed.laptop.as_user("ssh-keygen -q -t ed25519 -N '' -f /tmp/other; cat /tmp/other.pub").stdout.split()
+        bed.laptop.write(known, f"frontend,{bed.frontend.addresses['pub']} {other[0]} {other[1]}\n", 0o600, "alice")
+        changed = flotilla.run("resource", "connect", "hpc1", "--accept-new", check=False)
+        assert changed.returncode != 0
+        assert "known_hosts" in changed.stdout + changed.stderr
+    finally:
+        bed.laptop.write(known, kept, 0o600, "alice")
+
+
+def test_the_second_hub_needs_no_upload(bed, flotilla):
+    bed.frontend.as_user("rm -rf ~/.cache/flotilla")
+    flotilla.add_cluster()
+    before = bed.frontend.tcp_bytes()
+    flotilla.run("resource", "connect", "hpc1")
+    first = bed.frontend.tcp_bytes() - before
+    flotilla.run("resource", "disconnect", "hpc1")
+    before = bed.frontend.tcp_bytes()
+    flotilla.run("resource", "connect", "hpc1")
+    second = bed.frontend.tcp_bytes() - before
+    assert first > 1_000_000, "the agent travelled"
+    assert first < 12_000_000, "compressed"
+    assert second < 200_000, "it is found by its hash"
+
+
+def test_listening_ports(bed, flotilla):
+    outside_before = bed.frontend.listening()
+    flotilla.add_cluster("hpc1", "--host", "node1")
+    flotilla.start_pilot("hpc1", "--slots", "1")
+    assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "node1"
+    laptop = [(address, port) for address, port in bed.laptop.listening() if port != 22]
+    assert laptop, "the web page"
+    assert all(address in ("127.0.0.1", "[::1]") for address, _ in laptop), laptop
+    new = [entry for entry in bed.frontend.listening() if entry not in outside_before]
+    assert all(address in ("127.0.0.1", bed.frontend.addresses["priv"]) for address, _ in new), new
+    for address, port in new:
+        assert not bed.laptop.can_reach(bed.frontend.addresses["pub"], port), f"{address}:{port} is seen from outside"
+    assert all(address in ("127.0.0.1", "[::1]") for address, port in bed.node1.listening() if port != 22)
+
+
+def test_forwarding_forbidden(bed, flotilla):
+    bed.frontend.configure_sshd(forwarding=False)
+    try:
+        flotilla.add_cluster()
+        flotilla.start_pilot("hpc1", "--slots", "1")
+        assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "frontend"
+        flotilla.python("""
+            with flotilla.Daemon() as daemon:
+                worker, code = start_code(daemon, label="hpc1")
+                assert code.echo(42) == 42
+                code.close()
+            """)
+    finally:
+        bed.frontend.configure_sshd()
+
+
+def test_the_systems_own_ssh(bed, flotilla):
+    flotilla.add_cluster("hpc1", "--transport", "openssh")
+    before = bed.frontend.logins()
+    flotilla.start_pilot("hpc1", "--slots", "1")
+    assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "frontend"
+    flotilla.python("""
+        with flotilla.Daemon() as daemon:
+            worker, code = start_code(daemon, label="hpc1")
+            assert code.compute(0.0) == "frontend"
+            code.close()
+        """)
+    assert bed.frontend.logins() == before + 1
+
+
+def test_output_comes_live_and_whole(flotilla):
+    begin = time.monotonic()
+    process = flotilla.popen("run", "--", "sh", "-c", "echo first; read line; echo $line; head -c 20000000 /dev/zero", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"first\n", "while it runs"
+    process.stdin.write(b"second\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"second\n"
+    rest = process.stdout.read()
+    process.stdin.close()
+    process.stdout.close()
+    assert len(rest) == 20_000_000 and rest.count(b"\0") == len(rest)
+    assert process.wait(30) == 0
+    assert time.monotonic() - begin < 30
+
+
+def test_cancel_ends_all_of_it(bed, flotilla):
+    script = "setsid sleep 4444 & (sleep 4445 &) ; trap '' TERM; echo ready; sleep 4446"
+    job = flotilla.submit("--", "bash", "-c", script)
+    flotilla.wait_job(job, "running")
+    wait_until(lambda: "ready" in flotilla.output("job", "logs", str(job)), 10, "it runs")
+    assert len([p for p in bed.laptop.processes() if p.name == "sleep" and p.argv[-1].startswith("444")]) == 3
+    flotilla.run("job", "cancel", str(job))
+    wait_until(lambda: flotilla.job(job)["state"] == "canceled", 15, "it is canceled")
+    assert [p for p in bed.laptop.processes() if p.name == "sleep" and p.argv[-1].startswith("444")] == []
+
+
+def test_time_limit(flotilla):
+    done = flotilla.run("run", "--time", "1s", "--", "sleep", "100", check=False, timeout=30)
+    assert done.returncode == 124
+
+
+@pytest.mark.parametrize("listing", [("resource", "list"), ("pilot", "list"), ("job", "list")])
+def test_listings_as_json(flotilla, listing):
+    flotilla.run("run", "--", "true")
+    assert isinstance(json.loads(flotilla.run(*listing, "--json").stdout), list)

@@ -1,0 +1,152 @@
+"""Code workers: on the laptop, on the front end, on a node; how they end; the example with its workers on the nodes."""
+import json
+import os
+import sys
+
+import pytest
+
+from bed import ROOT, programs, wait_until
+
+
+@pytest.fixture
+def cluster(flotilla):
+    """A pilot on the front end and one on a node, by labels."""
+    flotilla.add_cluster("front")
+    flotilla.add_cluster("nodes", "--host", "node1", "--host", "node2")
+    flotilla.start_pilot("front", "--slots", "4", "--label", "at-front")
+    flotilla.start_pilot("nodes", "--slots", "4", "--nodes", "2", "--label", "at-nodes")
+    return flotilla
+
+
+def test_calls_everywhere(cluster):
+    script = """
+        with flotilla.Daemon() as daemon:
+            for label in ("local", "at-front", "at-nodes"):
+                worker, code = start_code(daemon, label=label)
+                hosts = code.compute(0.0)
+                for value in range(300):
+                    assert code.echo(value) == value
+                import array
+                data = array.array("d", range(1_000_000))
+                back = code.echo_array(data)
+                assert hashlib.sha256(bytes(memoryview(back).cast("B"))).digest() == hashlib.sha256(data.tobytes()).digest()
+                print(label, hosts)
+                code.close()
+        """
+    said = dict(line.split() for line in cluster.python(script).stdout.splitlines())
+    assert said["local"] == "laptop"
+    assert said["at-front"] == "frontend"
+    assert said["at-nodes"] in ("node1", "node2")
+
+
+def test_several_at_once(cluster):
+    cluster.python("""
+        with flotilla.Daemon() as daemon:
+            codes = [start_code(daemon, label=label)[1] for label in ("local", "local", "at-front", "at-front", "at-nodes", "at-nodes")]
+            begin = time.monotonic()
+            calls = [code.compute.async_call(1.0) for code in codes]
+            hosts = [call.result() for call in calls]
+            took = time.monotonic() - begin
+            assert took < 4, took          # one after another they would take six seconds
+            assert len(hosts) == 6
+            for code in codes:
+                code.close()
+        """)
+
+
+@pytest.mark.parametrize("label", ["local", "at-front", "at-nodes"])
+def test_a_dying_worker_tells_its_cause(cluster, label):
+    said = cluster.python(f"""
+        with flotilla.Daemon() as daemon:
+            for how, number in (("leave", 3), ("die", 11)):
+                worker, code = start_code(daemon, label={label!r})
+                begin = time.monotonic()
+                try:
+                    getattr(code, how)(number)
+                except flotilla.ChannelClosed as error:
+                    assert time.monotonic() - begin < 5
+                    print(repr(str(error) + " " + worker.explain_end()))
+                else:
+                    raise SystemExit("the call returned")
+        """).stdout.splitlines()
+    assert "3" in said[0] and "leaving with 3" in said[0], said[0]
+    assert "SIGSEGV" in said[1] or "signal 11" in said[1], said[1]
+    assert "something is badly wrong" in said[1], said[1]
+
+
+def test_a_worker_that_cannot_start(cluster):
+    said = cluster.python("""
+        with flotilla.Daemon() as daemon:
+            begin = time.monotonic()
+            try:
+                daemon.start_worker("sh", args=["-c", "echo no licence >&2; exit 5"], label="at-nodes")
+            except flotilla.WorkerFailedError as error:
+                print(repr(str(error)), time.monotonic() - begin < 10)
+            try:
+                daemon.start_worker("/no/such/worker", label="at-front")
+            except flotilla.FlotillaError as error:
+                print(repr(str(error)))
+        """).stdout
+    assert "no licence" in said and "5" in said and "True" in said, said
+    assert "/no/such/worker" in said, said
+
+
+@pytest.mark.parametrize("label", ["local", "at-front", "at-nodes"])
+@pytest.mark.parametrize("way", ["close", "killed"])
+def test_a_closing_client_ends_its_worker(bed, cluster, label, way):
+    with cluster.python_live(f"""
+        daemon = flotilla.Daemon()
+        worker, code = start_code(daemon, label={label!r})
+        print(worker.id, code.start_runaway(), flush=True)
+        sys.stdin.readline()
+        code.close()
+        worker.close()
+        print("closed", flush=True)
+        sys.stdin.readline()
+        """) as script:
+        job, _ = map(int, script.line(60).split())
+        if way == "close":
+            script.tell("go on")
+            assert script.line() == "closed"
+        else:
+            script.process.kill()
+        ended = cluster.wait_job(job, ("finished", "canceled", "failed"), 10)
+        assert ended["exit"]["kind"] in ("exited", "client_gone"), ended["exit"]
+        wait_until(lambda: not [p for h in bed.hosts.values() for p in h.processes() if p.environment.get("FLOTILLA_JOB") == str(job)],
+                   10, "nothing of the job is left, not even what called setsid")
+
+
+def test_an_mpi_worker(bed, flotilla):
+    worker = next((p for p in (programs().parent.rglob("sdk_echo_worker_mpi") if programs() else ())), None)
+    if worker is None:
+        pytest.skip("the MPI worker of the SDK's tests is not built")
+    flotilla.add_cluster("front")
+    flotilla.start_pilot("front", "--slots", "4")
+    flotilla.python(f"""
+        with flotilla.Daemon() as daemon:
+            worker = daemon.start_worker("./echo", files=[flotilla.InputFile({str(worker)!r}, name="echo", mode=0o755)],
+                                         processes=2, mpi=True, label="front")
+            code = flotilla.RemoteCode(worker)
+            assert code.functions()
+            code.close()
+        """)
+
+
+def _solar(flotilla, *options):
+    example = ROOT / "examples" / "solar_system" / "solar_system.py"
+    worker = programs() / "gravity_worker"
+    done = flotilla.host.as_user([sys.executable, example, "--years", "2", "--json", "--gravity-worker", worker, *options],
+                                 env=flotilla.env | {"FLOTILLA_PROGRAM": "/opt/flotilla/bin/flotilla"}, timeout=180)
+    return json.loads(done.stdout)
+
+
+def test_the_example_with_its_workers_on_the_nodes(cluster):
+    if not (programs() / "gravity_worker").exists():
+        pytest.skip("gravity_worker is not built")
+    here = _solar(cluster)
+    there = _solar(cluster, "--on-gravity", "at-nodes", "--mass-loss", "--on-star", "at-front")
+    assert abs(here["energy_error"]) < 1e-8
+    assert here["distance_km"].keys() == there["distance_km"].keys()
+    assert 0 < here["distance_km"]["Neptune"] < 1000
+    assert abs(there["distance_km"]["Neptune"] - here["distance_km"]["Neptune"]) < 100
+
