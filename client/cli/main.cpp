@@ -1,0 +1,23 @@
+// The program `flotilla`: the command line, and the daemon.
+#include <cstdio>
+#include <cstring>
+#include <unistd.h>
+
+#include "proto/base/programs.hpp"
+
+int main(int argc, char** argv) {
+#ifdef FLOTILLA_WITH_DAEMON
+  if (argc >= 3 && std::strcmp(argv[1], "daemon") == 0 && std::strcmp(argv[2], "run") == 0) {
+    bool help = false;
+    for (int i = 3; i < argc; ++i) help = help || std::strcmp(argv[i], "--help") == 0 || std::strcmp(argv[i], "-h") == 0;
+    if (!help) return flotilla::daemon_main(argc - 2, argv + 2);
+  }
+#endif
+  const int code = flotilla::cli_main(argc, argv);
+  std::fflush(nullptr);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return code;   // so that leaks are looked for
+#else
+  _exit(code);   // gRPC's clean-up at exit takes longer than a short command
+#endif
+}

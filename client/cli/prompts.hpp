@@ -1,0 +1,41 @@
+// Answers the daemon's questions (passwords, second factors, host keys) on the user's terminal while a command runs.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "client/cli/daemon_client.hpp"
+#include "client/cli/terminal.hpp"
+#include "proto/base/unique_fd.hpp"
+
+namespace flotilla::cli {
+
+class Prompter {
+ public:
+  // `resource` empty = questions of all. Without a terminal every question is refused, with a line on stderr that says so.
+  Prompter(DaemonClient& client, const std::string& resource, bool accept_new_host_keys, StatusLine& line);
+  ~Prompter();
+  Prompter(const Prompter&) = delete;
+  Prompter& operator=(const Prompter&) = delete;
+
+ private:
+  void read();
+  void answer();
+  void ask_one(const v1::Prompt& prompt);
+
+  std::unique_ptr<PromptStream> stream_;
+  StatusLine& line_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<v1::Prompt> waiting_;
+  std::uint64_t asked_ = 0;         // the question that stands on the terminal
+  bool ended_ = false;
+  unique_fd withdrawn_;             // eventfd: the question on the terminal is void
+  std::thread reader_, answerer_;
+};
+
+}  // namespace flotilla::cli
