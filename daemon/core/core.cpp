@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "daemon/core/validate.hpp"
+#include "proto/base/random.hpp"
 
 namespace flotilla::daemon {
 namespace {
@@ -191,7 +192,7 @@ Result<PilotId> Core::start_pilot(v1::PilotSpec spec, Now now, Outbox& out) {
   v1::Event event;
   event.mutable_pilot_submitted()->set_pilot(id.value);
   *event.mutable_pilot_submitted()->mutable_spec() = std::move(spec);
-  event.mutable_pilot_submitted()->set_secret(new_secret_());
+  event.mutable_pilot_submitted()->set_secret(to_hex(new_secret_()));  // a text: it travels as JSON
   emit(std::move(event), now, out);
   out.changed_pilots.insert(id);
   Pilot& pilot = state_.pilots.at(id);
