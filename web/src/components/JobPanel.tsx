@@ -146,7 +146,9 @@ function Output({ job }: { job: Job }) {
 
   const tab = (number: 1 | 2, name: string, size: number) => (
     <button type="button" role="tab" aria-selected={stream === number} onClick={() => {
+      if (stream === number) return;
       setText(null);
+      setFailure("");
       atEnd.current = true;
       setStream(number);
     }}>{name} {size > 0 && <small>{bytes(size)}</small>}</button>
