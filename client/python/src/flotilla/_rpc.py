@@ -60,7 +60,8 @@ def lost(error: grpc.RpcError) -> bool:
 
 
 def _details(error: grpc.RpcError) -> bytes:
-    for key, value in error.trailing_metadata() or ():
+    metadata: Any = error.trailing_metadata() or ()
+    for key, value in metadata:
         if key == "grpc-status-details-bin":
             return value if isinstance(value, bytes) else value.encode()
     return b""

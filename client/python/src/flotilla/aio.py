@@ -1,0 +1,575 @@
+"""Daemon, Resource, Pilot, Job, Worker for asyncio: the same words as in `flotilla`, to be awaited.
+
+    async with flotilla.aio.Daemon() as daemon:
+        result = await daemon.run(["hostname"])
+        async with await daemon.start_worker("./gravity_worker", files=["gravity_worker"]) as worker:
+            gravity = flotilla.RemoteCode(worker)
+            await gravity.evolve_model.async_call(10.0)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, List, Optional, Sequence, Tuple, Type, Union
+
+import grpc
+import grpc.aio
+
+from . import _convert, _rpc
+from ._channel import ChannelEnd, take
+from ._client import (
+    Followed,
+    WorkerChannel,
+    attach_input,
+    deadline_of,
+    explanation,
+    left_until,
+    lost_worker,
+    wait_jobs_request,
+    wait_pilots_request,
+    waited_job,
+    waited_pilot,
+)
+from ._errors import FailedPreconditionError, FlotillaError, InternalError, NotFoundError, TimedOutError, UnavailableError, WorkerFailedError
+from ._prompts import PromptHandler, choose
+from ._start import reach_daemon
+from ._types import (
+    CommandSpec,
+    DaemonInfo,
+    ExitReason,
+    JobInfo,
+    JobResult,
+    OutputEvent,
+    PilotInfo,
+    PilotSpec,
+    ResourceInfo,
+    ResourceSpec,
+    Seconds,
+    TestStep,
+    WhyJob,
+    WorkerSpec,
+)
+from .v1 import client_pb2, types_pb2
+
+__all__ = ["Attachment", "Daemon", "Job", "Pilot", "Resource", "Worker"]
+
+OnProgress = Callable[[str, float], Any]
+
+
+class Session:
+    def __init__(self, path: str, prompts: Optional[PromptHandler], accept_new_host_keys: bool) -> None:
+        self._channel = grpc.aio.insecure_channel(_rpc.target(path), options=_rpc.CHANNEL_OPTIONS)
+        self.stub = _rpc.Stub(self._channel)
+        self._prompts = prompts
+        self._accept_new_host_keys = accept_new_host_keys
+        self._prompt_task: Optional[asyncio.Task[None]] = None
+        self._closed = False
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._prompt_task is not None:
+            self._prompt_task.cancel()
+            await asyncio.wait([self._prompt_task])
+        await self._channel.close(None)
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise FailedPreconditionError("this Daemon object was closed", "make a new one, or keep it open as long as what it gave is used")
+
+    async def call(self, method: str, request: Any, timeout: Optional[float] = None, wait_for_ready: bool = False) -> Any:
+        self.check_open()
+        try:
+            return await getattr(self.stub, method)(request, timeout=timeout, wait_for_ready=wait_for_ready)
+        except grpc.aio.AioRpcError as error:
+            raise _rpc.as_error(error) from None
+
+    async def call_through_restart(self, method: str, request: Any) -> Any:
+        lost_at: Optional[float] = None
+        self.check_open()
+        while True:
+            timeout = None if lost_at is None else _rpc.RESTART_LIMIT + request.timeout_ms / 1000
+            try:
+                return await getattr(self.stub, method)(request, timeout=timeout, wait_for_ready=lost_at is not None)
+            except grpc.aio.AioRpcError as error:
+                if not _rpc.lost(error) or self._closed or (lost_at is not None and time.monotonic() > lost_at + _rpc.RESTART_LIMIT):
+                    raise _rpc.as_error(error) from None
+                lost_at = lost_at or time.monotonic()
+
+    async def stream(self, method: str, request: Any) -> AsyncIterator[Any]:
+        self.check_open()
+        call = getattr(self.stub, method)(request)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise _rpc.as_error(error) from None
+        finally:
+            call.cancel()
+
+    async def progress(self, method: str, request: Any, on_progress: Optional[OnProgress] = None) -> None:
+        async for step in self.stream(method, request):
+            if step.HasField("error"):
+                raise _convert.error(step.error)
+            if on_progress is not None:
+                on_progress(step.message, step.fraction)
+
+    async def prepare(self, spec: Union[CommandSpec, WorkerSpec]) -> types_pb2.JobSpec:
+        self.check_open()
+        wire, blobs = await asyncio.get_running_loop().run_in_executor(None, _convert.job_spec, spec)  # it reads files
+        try:
+            for blob in blobs:
+                if not (await self.stub.PutBlob(iter([blob.question()]))).present:
+                    await self.stub.PutBlob(blob.chunks())
+        except grpc.aio.AioRpcError as error:
+            raise _rpc.as_error(error) from None
+        return wire
+
+    async def job_info(self, id: int) -> JobInfo:
+        reply = await self.call("ListJobs", client_pb2.ListJobsRequest(ids=[id]))
+        if not reply.jobs:
+            raise NotFoundError(f"there is no job {id}", "see 'flotilla job list'")
+        return _convert.job_info(reply.jobs[0])
+
+    async def wait_job(self, id: int, running: bool, deadline: Optional[float]) -> JobInfo:
+        while True:
+            reply = await self.call_through_restart("WaitJobs", wait_jobs_request(id, running, deadline))
+            info = waited_job(id, running, reply, deadline)
+            if info is not None:
+                return info
+
+    async def wait_pilot(self, id: int, ended: bool, deadline: Optional[float]) -> PilotInfo:
+        while True:
+            reply = await self.call_through_restart("WaitPilots", wait_pilots_request(id, ended, deadline))
+            info = waited_pilot(id, ended, reply, deadline)
+            if info is not None:
+                return info
+
+    async def follow(self, followed: Followed, deadline: Optional[float]) -> AsyncIterator[Tuple[int, bytes]]:
+        self.check_open()
+        was_lost = False
+        while True:
+            if was_lost:
+                await self.call("GetInfo", client_pb2.GetInfoRequest(), _rpc.RESTART_LIMIT, wait_for_ready=True)
+            call = self.stub.Attach(timeout=left_until(deadline))
+            try:
+                await call.write(client_pb2.AttachInput(open=followed.open))
+                async for output in call:
+                    was_lost = False
+                    new = followed.take(output)
+                    if new is not None:
+                        yield new
+                if followed.exit is None:
+                    raise InternalError("the daemon ended the output of a job without its end", retry=True)
+                return
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as raised:
+                if followed.exit is not None:
+                    return
+                error = raised if isinstance(raised, grpc.aio.AioRpcError) else await _status_of(call)
+                if was_lost or self._closed or not followed.may_go_on(error):
+                    raise _rpc.as_error(error) from None
+                was_lost = True
+                followed.go_on()
+            finally:
+                call.cancel()
+
+    async def result(self, open: client_pb2.AttachOpen, deadline: Optional[float]) -> JobResult:
+        open.output_only = True
+        followed = Followed(open)
+        texts: Tuple[List[bytes], List[bytes]] = ([], [])
+        try:
+            async for stream, data in self.follow(followed, deadline):
+                texts[stream - 1].append(data)
+        except TimedOutError:
+            raise TimedOutError("the job has not ended within the time given", retry=True) from None
+        return followed.result(b"".join(texts[0]), b"".join(texts[1]))
+
+    def answer_prompts(self) -> None:
+        handler = choose(self._prompts)
+        if (handler is None and not self._accept_new_host_keys) or self._prompt_task is not None or self._closed:
+            return
+        self._prompt_task = asyncio.get_running_loop().create_task(self._run_prompts(handler))
+
+    async def _run_prompts(self, handler: Optional[PromptHandler]) -> None:
+        call = self.stub.Prompts()
+        try:
+            await call.write(client_pb2.PromptAnswer(accept_new_host_keys=self._accept_new_host_keys))
+            async for wire in call:
+                if wire.withdrawn:
+                    continue
+                said: Optional[str] = None
+                if handler is not None:
+                    try:
+                        said = await asyncio.get_running_loop().run_in_executor(None, handler, _convert.prompt(wire))
+                    except Exception:
+                        said = None  # a handler that fails refuses; there is nobody here who could take its exception
+                await call.write(client_pb2.PromptAnswer(id=wire.id, text=said or "", refused=said is None))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the daemon ended
+        finally:
+            call.cancel()
+            self._prompt_task = None
+
+
+async def _status_of(call: Any) -> grpc.aio.AioRpcError:
+    """What a write into an ended call would have said."""
+    return grpc.aio.AioRpcError(await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details())
+
+
+class Resource:
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Resource({self.name!r})"
+
+    async def info(self) -> ResourceInfo:
+        reply = await self._session.call("ListResources", client_pb2.ListResourcesRequest(name=self.name))
+        if not reply.resources:
+            raise NotFoundError(f"there is no resource '{self.name}'", "see 'flotilla resource list'")
+        return _convert.resource_info(reply.resources[0])
+
+    async def connect(self, on_progress: Optional[OnProgress] = None) -> None:
+        self._session.answer_prompts()
+        await self._session.progress("ConnectResource", client_pb2.ConnectResourceRequest(name=self.name), on_progress)
+
+    async def disconnect(self) -> None:
+        await self._session.progress("ConnectResource", client_pb2.ConnectResourceRequest(name=self.name, disconnect=True))
+
+    async def test(self) -> AsyncIterator[TestStep]:
+        self._session.answer_prompts()
+        async for step in self._session.stream("TestResource", client_pb2.TestResourceRequest(name=self.name)):
+            yield _convert.test_step(step)
+
+    async def remove(self, force: bool = False) -> None:
+        await self._session.call("RemoveResource", client_pb2.RemoveResourceRequest(name=self.name, force=force))
+
+
+class Pilot:
+    """Leaving it as a context manager stops it."""
+
+    def __init__(self, session: Session, id: int) -> None:
+        self._session = session
+        self.id = id
+
+    def __repr__(self) -> str:
+        return f"Pilot({self.id})"
+
+    async def __aenter__(self) -> Pilot:
+        return self
+
+    async def __aexit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        await self.stop()
+
+    async def info(self) -> PilotInfo:
+        reply = await self._session.call("ListPilots", client_pb2.ListPilotsRequest(ids=[self.id], ended=True))
+        if not reply.pilots:
+            raise NotFoundError(f"there is no pilot {self.id}", "see 'flotilla pilot list'")
+        return _convert.pilot_info(reply.pilots[0])
+
+    async def wait(self, limit: Optional[Seconds] = None) -> PilotInfo:
+        return await self._session.wait_pilot(self.id, False, deadline_of(limit))
+
+    async def wait_ended(self, limit: Optional[Seconds] = None) -> PilotInfo:
+        return await self._session.wait_pilot(self.id, True, deadline_of(limit))
+
+    async def stop(self) -> None:
+        await self._session.call("StopPilots", client_pb2.StopPilotsRequest(ids=[self.id]))
+
+    async def drain(self) -> None:
+        await self._session.call("StopPilots", client_pb2.StopPilotsRequest(ids=[self.id], drain=True))
+
+
+class Attachment:
+    """``async for event in attachment``. Closing it detaches; the job goes on."""
+
+    def __init__(self, session: Session, open: client_pb2.AttachOpen) -> None:
+        session.check_open()
+        self._open: Optional[client_pb2.AttachInput] = client_pb2.AttachInput(open=open)
+        self._call = session.stub.Attach()
+        self._closed = False
+
+    async def __aenter__(self) -> Attachment:
+        return self
+
+    async def __aexit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        self.close()
+
+    def __aiter__(self) -> AsyncIterator[OutputEvent]:
+        return self
+
+    async def _start(self) -> None:
+        if self._open is not None:
+            open, self._open = self._open, None
+            await self._call.write(open)
+
+    async def __anext__(self) -> OutputEvent:
+        if self._closed:
+            raise StopAsyncIteration
+        try:
+            await self._start()
+            output = await self._call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as raised:
+            error = raised if isinstance(raised, grpc.aio.AioRpcError) else await _status_of(self._call)
+            self.close()
+            raise _rpc.as_error(error) from None
+        if output is grpc.aio.EOF:
+            code = await self._call.code()
+            if code != grpc.StatusCode.OK:
+                error = await _status_of(self._call)
+                self.close()
+                raise _rpc.as_error(error)
+            self.close()
+            raise StopAsyncIteration
+        return _convert.output_event(output)
+
+    async def _send(self, what: client_pb2.AttachInput) -> None:
+        try:
+            if not self._closed:
+                await self._start()
+                await self._call.write(what)
+                return
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass
+        raise FailedPreconditionError("the job has ended, or the connection to it: no input can be sent")
+
+    async def write(self, what: Union[bytes, str]) -> None:
+        await self._send(attach_input(what))
+
+    async def close_input(self) -> None:
+        await self._send(client_pb2.AttachInput(stdin_eof=True))
+
+    async def signal(self, number: int) -> None:
+        await self._send(client_pb2.AttachInput(signal=number))
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self._send(client_pb2.AttachInput(window=types_pb2.WindowSize(rows=rows, columns=columns)))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._call.cancel()
+
+
+class Job:
+    def __init__(self, session: Session, id: int) -> None:
+        self._session = session
+        self.id = id
+
+    def __repr__(self) -> str:
+        return f"Job({self.id})"
+
+    async def info(self) -> JobInfo:
+        return await self._session.job_info(self.id)
+
+    async def wait(self, limit: Optional[Seconds] = None) -> JobInfo:
+        return await self._session.wait_job(self.id, False, deadline_of(limit))
+
+    async def wait_running(self, limit: Optional[Seconds] = None) -> JobInfo:
+        return await self._session.wait_job(self.id, True, deadline_of(limit))
+
+    async def result(self, limit: Optional[Seconds] = None) -> JobResult:
+        return await self._session.result(client_pb2.AttachOpen(job=self.id), deadline_of(limit))
+
+    async def output(self, stream: int = 1) -> bytes:
+        followed = Followed(client_pb2.AttachOpen(job=self.id, no_follow=True, output_only=True))
+        return b"".join([data async for from_stream, data in self._session.follow(followed, None) if from_stream == stream])
+
+    def follow(self) -> AsyncIterator[Tuple[int, bytes]]:
+        return self._session.follow(Followed(client_pb2.AttachOpen(job=self.id, output_only=True)), None)
+
+    def attach(self, from_end: bool = False) -> Attachment:
+        return Attachment(self._session, client_pb2.AttachOpen(job=self.id, from_end=from_end))
+
+    async def cancel(self) -> None:
+        await self._session.call("CancelJobs", client_pb2.CancelJobsRequest(ids=[self.id]))
+
+    async def signal(self, number: int) -> None:
+        await self._session.call("SignalJobs", client_pb2.SignalJobsRequest(ids=[self.id], signal=number))
+
+    async def why(self) -> WhyJob:
+        reply = await self._session.call("WhyJob", client_pb2.WhyJobRequest(id=self.id))
+        return WhyJob(reply.sentence, list(reply.details))
+
+
+class Worker(WorkerChannel):
+    """Its ``socket`` is a blocking one; flotilla.RemoteCode's ``async_call`` can be awaited. Closing it ends the worker."""
+
+    def __init__(self, session: Session, id: int, taken: Tuple[Any, Any, Any]) -> None:
+        super().__init__(id, taken[0], taken[1], ChannelEnd(taken[2]))
+        self._session = session
+
+    def __repr__(self) -> str:
+        return f"Worker({self.id})"
+
+    async def __aenter__(self) -> Worker:
+        return self
+
+    async def __aexit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        self.close()
+
+    @property
+    def job(self) -> Job:
+        return Job(self._session, self.id)
+
+    async def info(self) -> JobInfo:
+        return await self._session.job_info(self.id)
+
+    async def exit(self, limit: Optional[Seconds] = 0) -> Optional[ExitReason]:
+        deadline = deadline_of(limit)
+        if self._end.known() is None and not self.closed:
+            await _readable(self._end.fileno(), left_until(deadline))
+        try:
+            return self._end.read(time.monotonic())
+        except UnavailableError as gone:
+            try:
+                at_least = time.monotonic() + _rpc.CAUSE_LIMIT
+                info = await self._session.wait_job(self.id, False, None if deadline is None else max(deadline, at_least))
+                return self._end.settle(info.exit)
+            except FlotillaError:
+                return self._end.settle(lost_worker(self.id, gone))
+
+    def explain_end(self) -> str:
+        """Also for flotilla.RemoteCode, which asks on its own thread: what is known here, without the daemon."""
+        try:
+            return explanation(self._end.read(time.monotonic() + _rpc.CAUSE_LIMIT))
+        except FlotillaError as gone:
+            return explanation(lost_worker(self.id, gone))
+
+    async def check(self) -> None:
+        reason = await self.exit(0)
+        if reason is not None and not self.closed:
+            raise WorkerFailedError(reason.message, exit=reason)
+
+    async def cancel(self) -> None:
+        await self.job.cancel()
+
+
+async def _readable(fd: int, limit: Optional[float]) -> None:
+    """Until there is something to read, or the time is over."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def on_readable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        await asyncio.wait_for(ready, limit)
+    except asyncio.TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(fd)
+
+
+class Daemon:
+    """``async with Daemon() as daemon``, or ``daemon = await Daemon().open()`` and ``await daemon.close()``. Arguments as in flotilla.Daemon."""
+
+    def __init__(
+        self,
+        socket: Optional[str] = None,
+        *,
+        start: bool = True,
+        program: Optional[str] = None,
+        prompts: Optional[PromptHandler] = None,
+        accept_new_host_keys: bool = False,
+    ) -> None:
+        self._reach = (socket, start, program)
+        self._answers = (prompts, accept_new_host_keys)
+        self._opened: Optional[Session] = None
+
+    @property
+    def _session(self) -> Session:
+        if self._opened is None:
+            raise FailedPreconditionError("this Daemon object is not open", "write: async with Daemon() as daemon")
+        return self._opened
+
+    async def open(self) -> Daemon:
+        path = await asyncio.get_running_loop().run_in_executor(None, reach_daemon, *self._reach)
+        session = Session(path, *self._answers)
+        try:
+            _rpc.check_protocol(await session.call("GetInfo", client_pb2.GetInfoRequest()))
+        except BaseException:
+            await session.close()
+            raise
+        self._opened = session
+        return self
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            await self._opened.close()
+
+    async def __aenter__(self) -> Daemon:
+        return await self.open()
+
+    async def __aexit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        await self.close()
+
+    async def info(self) -> DaemonInfo:
+        return _convert.daemon_info(await self._session.call("GetInfo", client_pb2.GetInfoRequest()))
+
+    async def shutdown(self, all: bool = False) -> None:
+        await self._session.progress("Shutdown", client_pb2.ShutdownRequest(all=all))
+
+    async def add_resource(self, spec: Union[ResourceSpec, str], *, replace: bool = False, **more: Any) -> Resource:
+        made = _convert.make_spec(ResourceSpec, "name", spec, more)
+        await self._session.call("AddResource", client_pb2.AddResourceRequest(spec=_convert.resource_spec(made), replace=replace))
+        return Resource(self._session, made.name)
+
+    async def resource(self, name: str) -> Resource:
+        resource = Resource(self._session, name)
+        await resource.info()
+        return resource
+
+    async def resources(self) -> List[ResourceInfo]:
+        return [_convert.resource_info(each) for each in (await self._session.call("ListResources", client_pb2.ListResourcesRequest())).resources]
+
+    async def start_pilot(self, spec: Union[PilotSpec, str], **more: Any) -> Pilot:
+        self._session.answer_prompts()
+        made = _convert.make_spec(PilotSpec, "resource", spec, more)
+        reply = await self._session.call("StartPilot", client_pb2.StartPilotRequest(spec=_convert.pilot_spec(made), count=1))
+        return Pilot(self._session, reply.id)
+
+    async def pilot(self, id: int) -> Pilot:
+        pilot = Pilot(self._session, id)
+        await pilot.info()
+        return pilot
+
+    async def pilots(self, ended: bool = False) -> List[PilotInfo]:
+        return [_convert.pilot_info(each) for each in (await self._session.call("ListPilots", client_pb2.ListPilotsRequest(ended=ended))).pilots]
+
+    async def submit(self, spec: Union[CommandSpec, Sequence[str]], **more: Any) -> Job:
+        return (await self.submit_many([_convert.make_spec(CommandSpec, "argv", spec, more)]))[0]
+
+    async def submit_many(self, specs: Iterable[CommandSpec]) -> List[Job]:
+        wires = [await self._session.prepare(spec) for spec in specs]
+        ids = (await self._session.call("Submit", client_pb2.SubmitRequest(specs=wires))).ids
+        if len(ids) != len(wires):
+            raise InternalError(f"the daemon took {len(ids)} of {len(wires)} jobs")
+        return [Job(self._session, id) for id in ids]
+
+    async def run(self, spec: Union[CommandSpec, Sequence[str]], **more: Any) -> JobResult:
+        wire = await self._session.prepare(_convert.make_spec(CommandSpec, "argv", spec, more))
+        return await self._session.result(client_pb2.AttachOpen(submit=wire), None)
+
+    async def job(self, id: int) -> Job:
+        job = Job(self._session, id)
+        await job.info()
+        return job
+
+    async def jobs(self, limit: int = 0) -> List[JobInfo]:
+        return [_convert.job_info(each) for each in (await self._session.call("ListJobs", client_pb2.ListJobsRequest(limit=limit))).jobs]
+
+    async def start_worker(self, spec: Union[WorkerSpec, str], args: Optional[Sequence[str]] = None, **more: Any) -> Worker:
+        """Canceled, it is withdrawn at the daemon too."""
+        session = self._session
+        session.answer_prompts()
+        if args is not None:
+            more["args"] = args
+        wire = await session.prepare(_convert.make_spec(WorkerSpec, "executable", spec, more))
+        where = await session.call("StartWorker", client_pb2.StartWorkerRequest(spec=wire))
+        taking: Awaitable[Tuple[Any, Any, Any]] = asyncio.get_running_loop().run_in_executor(None, take, where.socket, where.ticket)
+        return Worker(session, where.job, await taking)

@@ -1,0 +1,240 @@
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <flotilla/client.hpp>
+#include <flotilla/code.hpp>
+#include <fstream>
+#include <thread>
+
+using namespace flotilla;
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+namespace {
+
+// A daemon of its own for each test, and nothing of it left afterwards.
+class Place {
+ public:
+  Place() {
+    char name[] = "/tmp/fl-cpp-XXXXXX";
+    REQUIRE(mkdtemp(name));
+    folder_ = name;
+    setenv("FLOTILLA_STATE_DIR", (folder_ / "state").c_str(), 1);
+    setenv("FLOTILLA_CONFIG", (folder_ / "config.toml").c_str(), 1);
+    setenv("FLOTILLA_RUNTIME_DIR", (folder_ / "run").c_str(), 1);
+  }
+  ~Place() {
+    try {
+      Daemon({.start = false}).shutdown(true);
+    } catch (const FlotillaError&) {
+      // A test that never started one.
+    }
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+  const fs::path& folder() const { return folder_; }
+  fs::path fifo(const char* name) const {
+    const fs::path path = folder_ / name;
+    REQUIRE(mkfifo(path.c_str(), 0600) == 0);
+    return path;
+  }
+
+ private:
+  fs::path folder_;
+};
+
+std::string test_worker() {
+  const char* path = std::getenv("FLOTILLA_TEST_WORKER");
+  REQUIRE(path);
+  return path;
+}
+
+template <class Kind, class F>
+Kind thrown(F what) {
+  try {
+    what();
+  } catch (const Kind& error) {
+    return error;
+  }
+  FAIL("nothing was thrown");
+  std::abort();
+}
+
+}  // namespace
+
+TEST_CASE("without a daemon the error says what to do") {
+  Place place;
+  const auto error = thrown<UnavailableError>([] { Daemon({.start = false}); });
+  CHECK(error.retry());
+  CHECK(error.hint().find("flotilla daemon start") != std::string::npos);
+  const auto missing = thrown<UnavailableError>([] { Daemon({.program = "/no-such-flotilla"}); });
+  CHECK(missing.message().find("/no-such-flotilla") != std::string::npos);
+}
+
+TEST_CASE("commands: output, ends, files, limits, futures") {
+  Place place;
+  Daemon daemon;
+  CHECK(daemon.info().pid > 0);
+
+  const auto result = daemon.run({.argv = {"sh", "-c", "echo out; echo err >&2"}});
+  CHECK(result.standard_output == "out\n");
+  CHECK(result.standard_error == "err\n");
+  CHECK(result.info.state == JobState::finished);
+
+  const auto failed = thrown<JobFailedError>([&] { daemon.run({.argv = {"sh", "-c", "echo so it was >&2; exit 3"}}); });
+  REQUIRE(failed.exit());
+  CHECK(failed.exit()->kind == ExitKind::exited);
+  CHECK(failed.exit()->code == 3);
+  CHECK(std::string(failed.what()).find("so it was") != std::string::npos);
+
+  CHECK(daemon.run({.argv = {"cat"}, .standard_input = std::string("\0\xff", 2)}).standard_output == std::string("\0\xff", 2));
+  {
+    const Job job = daemon.submit({.argv = {"cat"}, .open_input = true});
+    Attachment attached = job.attach();
+    attached.write("hello ");
+    attached.write("there");
+    attached.close_input();
+    std::string text;
+    std::optional<Attachment::Event> last;
+    while (auto event = attached.next()) {
+      text += event->data;
+      last = std::move(event);
+    }
+    CHECK(text == "hello there");
+    REQUIRE(last);
+    CHECK(last->kind == Attachment::Event::Kind::end);
+    CHECK(last->exit.ok());
+  }
+
+  std::ofstream(place.folder() / "data.txt") << "from a file\n";
+  CHECK(daemon.run({.argv = {"cat", "data.txt", "more"}, .files = {{.path = place.folder() / "data.txt"}, {.name = "more", .content = "and memory\n"}}})
+            .standard_output == "from a file\nand memory\n");
+  CHECK_THROWS_AS(daemon.run({.argv = {"true"}, .files = {{.path = "/no/such/file"}}}), NotFoundError);
+
+  const Job sleeper = daemon.submit({.argv = {"sleep", "600"}});
+  sleeper.wait_running(30s);
+  CHECK_THROWS_AS(sleeper.wait(50ms), TimedOutError);
+  CHECK_THROWS_AS(sleeper.result(50ms), TimedOutError);
+  auto waiting = sleeper.wait_async();
+  sleeper.signal(SIGUSR1);
+  CHECK(waiting.get().exit.signal == SIGUSR1);
+  CHECK(daemon.submit({.argv = {"sleep", "600"}, .time_limit = 200ms}).wait(30s).exit.kind == ExitKind::time_limit);
+
+  const Job nowhere = daemon.submit({.argv = {"true"}, .label = "nobody-has-this"});
+  CHECK(nowhere.why().sentence.find("nobody-has-this") != std::string::npos);
+  nowhere.cancel();
+  CHECK(nowhere.wait(30s).state == JobState::canceled);
+
+  std::vector<std::future<JobResult>> many;
+  for (int i = 0; i < 20; ++i) many.push_back(daemon.run_async({.argv = {"echo", std::to_string(i)}}));
+  for (int i = 0; i < 20; ++i) CHECK(many[static_cast<std::size_t>(i)].get().standard_output == std::to_string(i) + "\n");
+  CHECK_THROWS_AS(daemon.job(1'000'000'000), NotFoundError);
+}
+
+TEST_CASE("output comes while the job runs") {
+  Place place;
+  Daemon daemon;
+  const fs::path gate = place.fifo("gate");
+  const Job job = daemon.submit({.argv = {"sh", "-c", "echo first; cat " + gate.native() + "; echo last"}});
+  std::string text;
+  const auto exit = job.follow([&](int stream, std::string_view data) {
+    CHECK(stream == 1);
+    text += data;
+    if (text == "first\n") std::ofstream(gate) << "middle\n";  // only now does it go on
+  });
+  CHECK(exit.ok());
+  CHECK(text == "first\nmiddle\nlast\n");
+  CHECK(job.output() == text);
+}
+
+TEST_CASE("resources and pilots") {
+  Place place;
+  Daemon daemon;
+  const Resource far = daemon.add_resource({.name = "far", .location = "me@far.example.org:2222", .env = {{"A", "1"}}});
+  CHECK(far.info().spec.env.at("A") == "1");
+  CHECK_THROWS_AS(daemon.add_resource({.name = "far", .location = "other"}), AlreadyExistsError);
+  far.remove();
+  CHECK_THROWS_AS(daemon.resource("far"), NotFoundError);
+  CHECK_FALSE(thrown<InvalidArgumentError>([&] { daemon.add_resource({.name = "bad name!", .location = "h", .transport = "pigeon"}); }).faults().empty());
+
+  const Pilot pilot = daemon.start_pilot({.resource = "local", .slots_per_node = 1, .label = "extra"});
+  CHECK(pilot.wait_async(30s).get().slots == 1);
+  CHECK(daemon.run({.argv = {"echo", "on it"}, .label = "extra"}).standard_output == "on it\n");
+  pilot.stop();
+  CHECK(pilot.wait_ended(30s).state == PilotState::finished);
+}
+
+TEST_CASE("workers: called, counted, ended, and their deaths explained") {
+  Place place;
+  Daemon daemon;
+  {
+    Worker worker = daemon.start_worker({.executable = test_worker()});
+    RemoteCode code(worker.fd(), worker.code_options<CodeOptions>());
+    CHECK(code.call<std::int32_t>("add", 2, 3) == 5);
+    CHECK(worker.counters()[0] == 1);
+    CHECK(worker.counters()[1] > 44);
+    const std::vector<double> values(100'000, 0.5);
+    CHECK(code.call<std::vector<double>>("total", values)[99'999] == 50'000.0);
+    CHECK_FALSE(worker.exit());
+    CHECK_NOTHROW(worker.check());
+    const Job job = worker.job();
+    worker.close();
+    CHECK(worker.closed());
+    CHECK(job.wait(30s).state == JobState::finished);
+  }
+  {
+    Worker worker = daemon.start_worker({.executable = fs::path(test_worker()).filename(), .files = {{.path = test_worker()}}});
+    RemoteCode code(worker.fd(), worker.code_options<CodeOptions>());
+    const std::string said = thrown<ChannelClosed>([&] { code.call("leave", 7); }).what();
+    CHECK(said.find('7') != std::string::npos);
+    CHECK(said.find("the last words") != std::string::npos);
+    const auto reason = worker.exit(10s);
+    REQUIRE(reason);
+    CHECK(reason->code == 7);
+    CHECK(thrown<WorkerFailedError>([&] { worker.check(); }).exit()->stderr_tail.find("the last words") != std::string::npos);
+  }
+  {
+    auto future = daemon.start_worker_async({.executable = test_worker()});
+    Worker worker = future.get();
+    RemoteCode code(worker.fd(), worker.code_options<CodeOptions>());
+    CHECK_THROWS_AS(code.call("fall"), ChannelClosed);
+    CHECK(worker.exit(10s)->signal == SIGKILL);
+  }
+  {
+    const auto error = thrown<WorkerFailedError>([&] { daemon.start_worker({.executable = "sh", .args = {"-c", "echo no licence >&2; exit 5"}}); });
+    REQUIRE(error.exit());
+    CHECK(error.exit()->code == 5);
+    CHECK(std::string(error.what()).find("no licence") != std::string::npos);
+  }
+  {
+    Worker worker = daemon.start_worker({.executable = test_worker()});
+    std::optional<ExitReason> said = ExitReason{};
+    std::thread waiting([&] { said = worker.exit(60s); });
+    worker.close();
+    waiting.join();
+    CHECK_FALSE(said);
+  }
+}
+
+TEST_CASE("a wait outlives a daemon that is killed") {
+  Place place;
+  Daemon daemon;
+  const fs::path gate = place.fifo("gate");
+  const Job job = daemon.submit({.argv = {"sh", "-c", "echo before; cat " + gate.native() + "; echo after"}});
+  job.wait_running(30s);
+  auto waiting = job.wait_async();
+  auto result = job.result_async();
+  const int pid = daemon.info().pid;
+  REQUIRE(kill(pid, SIGKILL) == 0);
+  const std::string command = std::string(std::getenv("FLOTILLA_PROGRAM")) + " daemon start >/dev/null";
+  REQUIRE(std::system(command.c_str()) == 0);
+  std::ofstream(gate) << "between\n";
+  CHECK(waiting.get().state == JobState::finished);
+  CHECK(result.get().standard_output == "before\nbetween\nafter\n");
+  CHECK(daemon.info().pid != pid);
+}

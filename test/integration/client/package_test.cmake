@@ -1,0 +1,12 @@
+# Installs the client's parts of the build into a fresh place, and builds and runs a project against it.
+file(REMOVE_RECURSE ${WORK})
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE code OUTPUT_VARIABLE said ERROR_VARIABLE said)
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "${ARGV} failed (${code}):\n${said}")
+  endif()
+endfunction()
+run(${CMAKE_COMMAND} --install ${BUILD} --component client --prefix ${WORK}/installed)
+run(${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/build -DCMAKE_PREFIX_PATH=${WORK}/installed -DCMAKE_CXX_COMPILER=${CXX})
+run(${CMAKE_COMMAND} --build ${WORK}/build)
+run(${WORK}/build/user)

@@ -1,0 +1,406 @@
+"""The Python client against a real daemon with its local pilot."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("grpc")
+
+import flotilla
+import flotilla.aio
+from flotilla import ExitKind, InputFile, JobState
+
+WORKER_PY = Path(flotilla.__file__).with_name("worker.py")
+
+WORKER = b"""#!/usr/bin/env python3
+import os, signal, sys
+from worker import WorkerProgram
+program = WorkerProgram()
+
+@program.function("int32 a, int32 b -> int32 sum")
+def add(a, b):
+    return a + b
+
+@program.array_function("float64 x -> float64 twice")
+def twice(x):
+    return [2 * each for each in x]
+
+@program.function("int32 code ->")
+def leave(code):
+    print("the last words", file=sys.stderr, flush=True)
+    os._exit(code)
+
+@program.function("->")
+def fall():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+raise SystemExit(program.run())
+"""
+
+
+def worker_files():
+    return [InputFile(name="code.py", content=WORKER, mode=0o755), WORKER_PY]
+
+
+def start(daemon, **more):
+    return daemon.start_worker("code.py", files=worker_files(), **more)
+
+
+# ---- the daemon
+
+
+def test_the_daemon_is_started_and_tells_of_itself(daemon, shared_place):
+    info = daemon.info()
+    assert info.pid > 0 and info.socket.startswith(shared_place.environment["FLOTILLA_RUNTIME_DIR"])
+    assert info.started is not None and info.started.tzinfo is not None
+    assert "local" in [each.spec.name for each in daemon.resources()]
+
+
+def test_no_daemon_is_an_error_that_says_what_to_do(place):
+    with pytest.raises(flotilla.UnavailableError) as raised:
+        flotilla.Daemon(start=False)
+    assert raised.value.retry and "flotilla daemon start" in str(raised.value)
+
+
+def test_a_program_that_is_not_there_is_named(place):
+    with pytest.raises(flotilla.UnavailableError, match="no-such-flotilla"):
+        flotilla.Daemon(program="/no-such-flotilla")
+
+
+def test_a_closed_daemon_says_so(shared_place, daemon):
+    other = flotilla.Daemon()
+    job = other.submit(["true"])
+    other.close()
+    with pytest.raises(flotilla.FailedPreconditionError, match="closed"):
+        job.info()
+    assert daemon.job(job.id).wait(30).state is JobState.FINISHED
+
+
+# ---- resources and pilots
+
+
+def test_resources_are_added_shown_replaced_and_removed(daemon):
+    resource = daemon.add_resource("far", location="me@far.example.org:2222", setup=["module load mpi"], env={"A": "1"})
+    assert resource.info().spec.location == "me@far.example.org:2222"
+    with pytest.raises(flotilla.AlreadyExistsError):
+        daemon.add_resource("far", location="other")
+    daemon.add_resource(flotilla.ResourceSpec("far", location="other.example.org"), replace=True)
+    info = daemon.resource("far").info()
+    assert info.spec.location == "other.example.org" and not info.spec.env
+    resource.remove()
+    with pytest.raises(flotilla.NotFoundError) as raised:
+        daemon.resource("far")
+    assert "local" in str(raised.value)
+
+
+def test_what_is_wrong_with_a_description_is_said_by_name(daemon):
+    with pytest.raises(flotilla.InvalidArgumentError, match="loction"):
+        daemon.add_resource("x", loction="typo")
+    with pytest.raises(flotilla.InvalidArgumentError) as raised:
+        daemon.add_resource("bad name!", location="h", transport="pigeon")
+    assert "pigeon" in str(raised.value)
+    with pytest.raises(flotilla.InvalidArgumentError, match="argv"):
+        daemon.submit("true")
+
+
+def test_a_pilot_runs_and_is_stopped(daemon):
+    with daemon.start_pilot("local", label="extra", slots_per_node=1) as pilot:
+        info = pilot.wait(30)
+        assert info.state is flotilla.PilotState.RUNNING and info.slots == 1
+        assert daemon.run(["echo", "on it"], label="extra").text == "on it\n"
+    ended = pilot.wait_ended(30)
+    assert ended.state is flotilla.PilotState.FINISHED
+    with pytest.raises(flotilla.FailedPreconditionError):
+        pilot.wait(30)
+
+
+def test_a_pilot_ends_at_its_time(daemon):
+    pilot = daemon.start_pilot("local", label="short", slots_per_node=1, time=1.5)
+    assert pilot.wait_ended_async(30).result(40).state is flotilla.PilotState.FINISHED
+
+
+# ---- commands
+
+
+def test_a_command_gives_its_output_and_its_end(daemon):
+    result = daemon.run(["sh", "-c", "echo out; echo err >&2"])
+    assert (result.text, result.standard_error) == ("out\n", b"err\n")
+    assert result.info.state is JobState.FINISHED and result.info.exit.ok
+
+
+def test_a_failed_command_is_an_error_with_its_exit_reason(daemon):
+    with pytest.raises(flotilla.JobFailedError) as raised:
+        daemon.run(["sh", "-c", "echo so it was >&2; exit 3"])
+    assert raised.value.exit.kind is ExitKind.EXITED and raised.value.exit.code == 3
+    assert "so it was" in str(raised.value)
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert type(copy) is flotilla.JobFailedError and copy.exit == raised.value.exit
+
+
+def test_a_command_that_is_not_there_is_named(daemon):
+    with pytest.raises(flotilla.JobFailedError, match="no-such-command"):
+        daemon.run(["no-such-command"])
+
+
+def test_output_is_followed_as_it_comes(daemon, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    job = daemon.submit(["sh", "-c", f"echo first; cat {gate}; echo last"])
+    seen = job.follow()
+    assert next(seen) == (1, b"first\n")
+    gate.write_text("middle\n")  # only now does it go on
+    assert b"".join(data for _, data in seen) == b"middle\nlast\n"
+    assert job.output() == b"first\nmiddle\nlast\n"
+
+
+def test_large_output_arrives_whole(daemon):
+    size = 8 << 20
+    result = daemon.run([sys.executable, "-c", f"import sys; sys.stdout.buffer.write(bytes(range(256)) * {size // 256})"])
+    assert result.standard_output == bytes(range(256)) * (size // 256)
+
+
+def test_input_is_given_at_once_or_bit_by_bit(daemon):
+    assert daemon.run(["cat"], standard_input=b"\x00\xff").standard_output == b"\x00\xff"
+    job = daemon.submit(["cat"], open_input=True)
+    with job.attach() as attached:
+        attached.write("hello ")
+        attached.write(b"there")
+        attached.close_input()
+        events = list(attached)
+    assert b"".join(each.data for each in events) == b"hello there"
+    assert events[-1].kind == "end" and events[-1].exit.ok
+
+
+def test_files_are_laid_into_a_private_folder(daemon, tmp_path):
+    script = tmp_path / "run.sh"
+    script.write_text("#!/bin/sh\ncat data.txt; ls; pwd\n")
+    script.chmod(0o755)
+    files = [script, InputFile(name="data.txt", content=b"data\n"), InputFile(name="empty", content=b"")]
+    text = daemon.run(["./run.sh"], files=files).text.splitlines()
+    assert text[0] == "data" and text[1:4] == ["data.txt", "empty", "run.sh"]
+    assert not os.path.exists(text[4])  # gone with the job
+    with pytest.raises(flotilla.NotFoundError, match="no-such-file"):
+        daemon.run(["true"], files=["no-such-file"])
+
+
+def test_a_command_runs_where_the_client_stands(daemon, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert daemon.run(["pwd"]).text == f"{tmp_path}\n"
+    assert daemon.run(["sh", "-c", "echo $GREETING"], env={"GREETING": "hi"}).text == "hi\n"
+
+
+def test_cancel_signal_and_limits(daemon):
+    job = daemon.submit(["sleep", "600"])
+    job.wait_running(30)
+    with pytest.raises(flotilla.TimedOutError):
+        job.wait(0.05)
+    with pytest.raises(flotilla.TimedOutError):
+        job.result(0.05)
+    with pytest.raises(TimeoutError):  # it is one of Python's too
+        job.wait(0.05)
+    job.cancel()
+    assert job.wait(30).state is JobState.CANCELED
+
+    job = daemon.submit(["sleep", "600"])
+    job.wait_running(30)
+    job.signal(signal.SIGUSR1)
+    ended = job.wait(30)
+    assert ended.exit.kind is ExitKind.SIGNALED and ended.exit.signal == signal.SIGUSR1
+
+    ended = daemon.submit(["sleep", "600"], time_limit=0.2).wait(30)
+    assert ended.exit.kind is ExitKind.TIME_LIMIT
+
+
+def test_why_a_job_waits(daemon):
+    job = daemon.submit(["true"], label="nobody-has-this")
+    assert "nobody-has-this" in job.why().sentence
+    job.cancel()
+    assert job.wait_async(30).result(40).state is JobState.CANCELED
+
+
+def test_many_jobs_at_once(daemon):
+    jobs = daemon.submit_many(flotilla.CommandSpec(["echo", str(number)]) for number in range(50))
+    futures = [job.result_async(60) for job in jobs]
+    assert [future.result(90).text for future in futures] == [f"{number}\n" for number in range(50)]
+    with pytest.raises(flotilla.NotFoundError):
+        daemon.job(10**9)
+    assert {job.id for job in jobs} <= {info.id for info in daemon.jobs()}
+
+
+# ---- workers
+
+
+def test_a_worker_is_called_counted_and_ended(daemon):
+    with start(daemon) as worker:
+        code = flotilla.RemoteCode(worker)
+        assert code.add(2, 3) == 5
+        assert list(code.twice([1.5, 2.5])) == [3.0, 5.0]
+        calls, to_worker, from_worker = memoryview(worker.counters).cast("Q")
+        assert calls >= 2 and to_worker > 88 and from_worker > 88
+        assert worker.exit() is None
+        worker.check()
+        pid = worker.info().pid
+        job = worker.job
+    info = job.wait(30)
+    assert info.state is JobState.FINISHED, info
+    assert not os.path.exists(f"/proc/{pid}")
+    assert worker.closed and worker.exit() is None
+
+
+def test_a_worker_that_dies_says_how(daemon):
+    worker = start(daemon)
+    code = flotilla.RemoteCode(worker)
+    began = time.monotonic()
+    with pytest.raises(flotilla.ChannelClosed) as raised:
+        code.leave(7)
+    assert time.monotonic() - began < 5
+    assert "7" in str(raised.value) and "the last words" in str(raised.value)
+    reason = worker.exit(10)
+    assert reason.kind is ExitKind.EXITED and reason.code == 7 and "the last words" in reason.stderr_tail
+    with pytest.raises(flotilla.WorkerFailedError) as failed:
+        worker.check()
+    assert failed.value.exit == reason
+    worker.close()
+
+    with start(daemon) as worker:
+        with pytest.raises(flotilla.ChannelClosed, match="SEGV"):
+            flotilla.RemoteCode(worker).fall()
+        assert worker.exit(10).signal == signal.SIGSEGV
+    assert daemon.job(worker.id).wait(30).state is JobState.FAILED
+
+
+def test_a_worker_that_cannot_start_says_why(daemon):
+    with pytest.raises(flotilla.WorkerFailedError) as raised:
+        daemon.start_worker("sh", ["-c", "echo no licence >&2; exit 5"])
+    assert raised.value.exit is not None and raised.value.exit.code == 5
+    assert "no licence" in str(raised.value)
+    with pytest.raises(flotilla.WorkerFailedError, match="no-such-code"):
+        daemon.start_worker("no-such-code")
+    with pytest.raises(flotilla.WorkerFailedError) as raised:
+        daemon.start_worker("sh", ["-c", "sleep 600"], start_timeout=0.3)
+    assert raised.value.exit is None or raised.value.exit.kind is ExitKind.START_TIMEOUT
+
+
+def test_several_workers_compute_at_once(daemon):
+    with daemon.start_pilot("local", label="four", slots_per_node=4) as pilot:
+        pilot.wait(30)
+        workers = [future.result(60) for future in [daemon.start_worker_async("code.py", files=worker_files(), label="four") for _ in range(4)]]
+        codes = [flotilla.RemoteCode(worker) for worker in workers]
+        calls = [code.add.async_call(number, 1) for number, code in enumerate(codes)]
+        assert flotilla.wait_all(calls, 30) == [1, 2, 3, 4]
+        for worker in workers:
+            worker.close()
+
+
+def test_closing_wakes_who_waits_for_the_end(daemon):
+    worker = start(daemon)
+    said = []
+    waiting = threading.Thread(target=lambda: said.append(worker.exit(60)))
+    waiting.start()
+    worker.close()
+    waiting.join(10)
+    assert said == [None]
+
+
+def test_a_client_that_dies_ends_its_worker(daemon, tmp_path):
+    script = """
+import os, sys, time
+import flotilla
+flotilla.__path__.append(os.environ["FLOTILLA_TEST_MESSAGES"])
+worker = flotilla.Daemon().start_worker("code.py", files=sys.argv[1:])
+print(worker.id, flush=True)
+time.sleep(600)
+"""
+    code = tmp_path / "code.py"
+    code.write_bytes(WORKER)
+    code.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(Path(flotilla.__file__).parents[1]), "FLOTILLA_TEST_MESSAGES": flotilla.__path__[-1]}
+    client = subprocess.Popen([sys.executable, "-c", script, str(code), str(WORKER_PY)], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        id = int(client.stdout.readline())
+        assert daemon.job(id).info().state is JobState.RUNNING
+    finally:
+        client.kill()
+        client.wait()
+        client.stdout.close()
+    info = daemon.job(id).wait(30)
+    assert info.exit.kind in (ExitKind.CLIENT_GONE, ExitKind.EXITED), info
+
+
+# ---- asyncio
+
+
+def test_asyncio_has_the_same_words(shared_place, daemon):
+    async def main():
+        async with flotilla.aio.Daemon() as remote:
+            assert (await remote.info()).pid == daemon.info().pid
+            results = await asyncio.gather(*(remote.run(["echo", str(number)]) for number in range(10)))
+            assert [result.text for result in results] == [f"{number}\n" for number in range(10)]
+            with pytest.raises(flotilla.JobFailedError) as raised:
+                await remote.run(["sh", "-c", "exit 4"])
+            assert raised.value.exit.code == 4
+
+            job = await remote.submit(["cat"], open_input=True)
+            async with job.attach() as attached:
+                await attached.write("through")
+                await attached.close_input()
+                events = [event async for event in attached]
+            assert b"".join(event.data for event in events) == b"through" and events[-1].kind == "end"
+            assert await job.output() == b"through"
+
+            job = await remote.submit(["sleep", "600"])
+            await job.wait_running(30)
+            with pytest.raises(flotilla.TimedOutError):
+                await job.wait(0.05)
+            await job.cancel()
+            assert (await job.wait(30)).state is JobState.CANCELED
+
+            async with await remote.start_worker("code.py", files=worker_files()) as worker:
+                code = flotilla.RemoteCode(worker)
+                assert await code.add.async_call(20, 22) == 42
+                assert await worker.exit() is None
+                with pytest.raises(flotilla.ChannelClosed, match="the last words"):
+                    await code.leave.async_call(9)
+                assert (await worker.exit(10)).code == 9
+            with pytest.raises(flotilla.NotFoundError):
+                await remote.resource("none")
+
+    asyncio.run(main())
+
+
+# ---- restarts
+
+
+def test_waiting_outlives_a_daemon_that_is_killed(place, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with flotilla.Daemon() as daemon:
+        job = daemon.submit(["sh", "-c", f"echo before; cat {gate}; echo after"])
+        job.wait_running(30)
+        waiting = job.wait_async(120)
+        following = job.result_async(120)
+        attached = job.follow()
+        assert next(attached) == (1, b"before\n")
+        pid = daemon.info().pid
+        descriptor = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        import select
+
+        assert select.select([descriptor], [], [], 20)[0]
+        os.close(descriptor)
+        subprocess.run([place.environment["FLOTILLA_PROGRAM"], "daemon", "start"], check=True, timeout=60)
+        gate.write_text("between\n")
+        assert waiting.result(130).state is JobState.FINISHED
+        assert following.result(130).text == "before\nbetween\nafter\n"
+        assert b"".join(data for _, data in attached) == b"between\nafter\n"
+        assert daemon.info().pid != pid
