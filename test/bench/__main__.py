@@ -1,0 +1,219 @@
+"""Benchmarks on the test bed. Every figure stands beside its floor or peer of the same run; ratios count, not the figures.
+
+python -m test.bench [calls|commands|start|memory]...
+"""
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bed"))
+import bed as beds  # noqa: E402
+
+CORE = "0"
+
+
+def say(text=""):
+    print(text, flush=True)
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def folder_of(program):
+    built = beds.programs()
+    found = next((f for f in (built / program, built / "test" / "bench" / program) if f.exists()), None)
+    if found is None:
+        raise SystemExit(f"{program} is not built; run scripts/build")
+    return found.parent
+
+
+class Bench:
+    def __init__(self, bed):
+        self.bed = bed
+        self.laptop = bed.laptop
+        self.flotilla = beds.Flotilla(bed.laptop, env={"FLOTILLA_STATE_DIR": "/home/alice/bench", "NO_COLOR": "1"})
+        self.where = folder_of("bench_driver")     # the checkout is visible on the laptop
+        self.env = self.flotilla.env | {"FLOTILLA_PROGRAM": "/opt/flotilla/bin/flotilla"}
+        self.held = []
+
+    def drive(self, *words, pinned=False, timeout=300):
+        pin = ["taskset", "-c", CORE] if pinned else []
+        return lines(self.laptop.as_user([*pin, f"{self.where}/bench_driver", *words], env=self.env, timeout=timeout).stdout)
+
+    def pin_all(self, pinned):
+        """Every process of every host on one core, or on all."""
+        cores = CORE if pinned else f"0-{os.cpu_count() - 1}"
+        for host in self.bed.hosts.values():
+            for process in host.processes():
+                subprocess.run(["taskset", "-apc", cores, str(process.pid)], capture_output=True)
+
+    def hold(self, process):
+        self.held.append(process)
+        return process
+
+    def end(self):
+        for process in self.held:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream:
+                    stream.close()
+        self.flotilla.run("daemon", "stop", "--all", check=False)
+
+    def listener(self, host, *words):
+        """A bench_worker that listens there; its port."""
+        # It is brought by ssh as any program would be: nothing of ours lies on the far side.
+        source = (self.where / "bench_worker").read_bytes()
+        subprocess.run(host.argv_for(None, ["sh", "-c", "test -x /tmp/bench_worker || { cat > /tmp/b; chmod 755 /tmp/b; mv /tmp/b /tmp/bench_worker; }"]),
+                       input=source, check=True)
+        process = self.hold(host.popen(["/tmp/bench_worker", *words], stdout=subprocess.PIPE, text=True))
+        return int(process.stdout.readline())
+
+    def tunnel(self, port, host="127.0.0.1"):
+        """`ssh -L` with a command: with -N sshd leaves Nagle on."""
+        local = 20000 + len(self.held)
+        process = self.hold(self.laptop.popen(["ssh", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{local}:{host}:{port}", "frontend",
+                                               "echo up; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        if process.stdout.readline() != "up\n":
+            raise beds.BedError("the tunnel did not come up")
+        return local
+
+
+def table(title, baseline_name, baseline, ours_name, ours, target_call, target_bulk):
+    say(f"\n{title}: {ours_name} against {baseline_name}")
+    say(f"  {'':22}{baseline_name:>22}{ours_name:>22}   ratio   target")
+    for a, b in zip(baseline, ours):
+        size = a["bytes"]
+        shown = f"{size} B" if size < 1024 else f"{size >> 10} KiB" if size < 1 << 20 else f"{size >> 20} MiB"
+        if a["what"] == "call":
+            for key in ("p50_us", "p99_us"):
+                target = f"<= {target_call}" if key == "p50_us" else ""
+                say(f"  {'call ' + shown + ' ' + key[:3]:22}{a[key]:>19.1f} us{b[key]:>19.1f} us{b[key] / a[key]:8.2f}   {target}")
+        else:
+            say(f"  {a['what'] + ' ' + shown:22}{a['MB_per_s']:>17.0f} MB/s{b['MB_per_s']:>17.0f} MB/s{b['MB_per_s'] / a['MB_per_s']:8.2f}   >= {target_bulk}")
+
+
+def calls(bench):
+    f = bench.flotilla
+    f.add_cluster("front")
+    f.add_cluster("nodes", "--host", "node1")
+    f.start_pilot("front", "--slots", "4", "--label", "at-front")
+    f.start_pilot("nodes", "--slots", "4", "--label", "at-node")
+    front = bench.listener(bench.bed.frontend, "--listen", "0")
+    node_worker = bench.listener(bench.bed.node1, "--listen", "0")
+    node_relay = bench.listener(bench.bed.node1, "--relay", "0.0.0.0", "0", "127.0.0.1", str(node_worker))
+    hub_relay = bench.listener(bench.bed.frontend, "--relay", "127.0.0.1", "0", bench.bed.node1.addresses["priv"], str(node_relay))
+    to_front = bench.tunnel(front)
+    to_node = bench.tunnel(hub_relay)
+    worker = f"{bench.where}/bench_worker"
+    for pinned in (True, False):
+        bench.pin_all(pinned)
+        how = f"all on one core" if pinned else "not pinned"
+        table(f"Local pilot ({how})", "direct socket", bench.drive("calls", "direct", worker, pinned=pinned),
+              "flotilla", bench.drive("calls", "flotilla", "local", worker, pinned=pinned), 1.1, 0.95)
+        table(f"Pilot on the front end ({how})", "ssh -L", bench.drive("calls", "tunnel", "127.0.0.1", str(to_front), pinned=pinned),
+              "flotilla", bench.drive("calls", "flotilla", "at-front", worker, pinned=pinned), 1.25, 0.85)
+        table(f"Pilot on a node ({how})", "ssh -L + two relays", bench.drive("calls", "tunnel", "127.0.0.1", str(to_node), pinned=pinned),
+              "flotilla", bench.drive("calls", "flotilla", "at-node", worker, pinned=pinned), 1.25, 0.85)
+    bench.pin_all(False)
+
+
+def commands(bench):
+    count = 2000
+    say(f"\nCommands: {count} x /bin/true")
+    bench.flotilla.run("run", "--", "true")
+    floor = bench.drive("commands", "spawn", str(count))[-1]["per_s"]
+    begin = time.monotonic()
+    bench.laptop.as_user(f"seq {count} | xargs -P2 -n1 /bin/true")
+    xargs = count / (time.monotonic() - begin)
+    measured = bench.drive("commands", "flotilla", str(count))
+    ours = measured[-1]["per_s"]
+    say(f"  posix_spawn, two in flight  {floor:8.0f}/s   1.00 of the floor")
+    say(f"  xargs -P2                   {xargs:8.0f}/s   {xargs / floor:.2f}")
+    say(f"  flotilla                    {ours:8.0f}/s   {ours / floor:.2f}   target >= 0.75")
+    say(f"  one command, submit to result, from C++: {measured[0]['p50_ms']:.2f} ms p50, {measured[0]['p99_ms']:.2f} ms p99   target <= 1 ms")
+    times = []
+    for _ in range(20):
+        begin = time.monotonic()
+        bench.flotilla.run("run", "--", "true")
+        times.append(time.monotonic() - begin)
+    bare = []
+    for _ in range(20):
+        begin = time.monotonic()
+        bench.laptop.as_user(["true"])
+        bare.append(time.monotonic() - begin)
+    say(f"  `flotilla run -- true` as typed: {(statistics.median(times) - statistics.median(bare)) * 1e3:.1f} ms more than `true` entered the same way   target <= 15 ms")
+
+
+def start(bench):
+    say("\nFrom nothing to the first pilot running")
+    f = bench.flotilla
+    def timed(action):
+        begin = time.monotonic()
+        action()
+        return time.monotonic() - begin
+    f.run("daemon", "stop", "--all", check=False)
+    local = []
+    for _ in range(5):
+        local.append(timed(lambda: f.run("run", "--", "true")))
+        f.run("daemon", "stop", "--all")
+    say(f"  local: no daemon -> `flotilla run -- true` has ended:   {statistics.median(local):.2f} s   target <= 0.15 s for the pilot")
+    f.run("daemon", "start")
+    ssh = [timed(lambda: bench.laptop.as_user("ssh frontend true")) for _ in range(5)]
+    cold, warm = [], []
+    for turn in range(3):
+        bench.bed.frontend.as_user("rm -rf ~/.cache/flotilla")
+        f.run("resource", "add", f"cold{turn}", "--location", "asmith@frontend")
+        cold.append(timed(lambda: f.start_pilot(f"cold{turn}", "--slots", "1")))
+        warm.append(timed(lambda: f.start_pilot(f"cold{turn}", "--slots", "1")))
+    say(f"  bare ssh host, nothing there -> pilot running:           {statistics.median(cold):.2f} s   target <= 1.5 s   (all: {', '.join(f'{c:.2f}' for c in cold)})")
+    say(f"  the next pilot there, hub running:                       {statistics.median(warm):.2f} s")
+    say(f"  for comparison `ssh frontend true`:                      {statistics.median(ssh):.2f} s")
+
+
+def memory(bench):
+    say("\nResident memory, idle")
+    f = bench.flotilla
+    f.add_cluster("front-m")
+    f.start_pilot("front-m", "--slots", "4")
+    f.run("run", "--on", "front-m", "--", "true")
+    total = 0
+    for host in (bench.laptop, bench.bed.frontend):
+        for process in host.processes_of_flotilla():
+            status = pathlib.Path(f"/proc/{process.pid}/smaps_rollup").read_text().split("\n")
+            resident = sum(int(line.split()[1]) for line in status if line.startswith("Pss:")) / 1024
+            rss = sum(int(line.split()[1]) for line in status if line.startswith("Rss:")) / 1024
+            total += resident
+            say(f"  {host.name:10}{' '.join(process.argv)[:60]:62}{rss:6.1f} MB resident, {resident:6.1f} MB its share")
+    say(f"  {'sum of the shares':72}{total:6.1f} MB   target: daemon + hub + pilot <= 60 MB")
+
+
+def main():
+    names = sys.argv[1:] or ["start", "commands", "memory", "calls"]
+    known = {"calls": calls, "commands": commands, "start": start, "memory": memory}
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"there is no benchmark '{name}'; there are {', '.join(known)}")
+    reason = beds.why_impossible()
+    if reason:
+        raise SystemExit(f"skipped: {reason}")
+    built = beds.programs()
+    if built is None:
+        raise SystemExit("the programs are not built; run scripts/build")
+    say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ratios of one run count, not the figures")
+    with beds.Bed(hosts=("laptop", "frontend", "node1")) as bed:
+        for name in names:
+            bench = Bench(bed)
+            try:
+                known[name](bench)
+            finally:
+                bench.end()
+
+
+main()
