@@ -107,7 +107,7 @@ def report(result: Result, arguments: argparse.Namespace, seconds: float, say: A
     say(f"distance from DE421 after {result.years:g} years, in km:")
     for name, distance in result.distance_km.items():
         note = "" if name != "Earth" else "   (with the Moon, their barycentre)"
-        say(f"  {name:8s}{distance:14,.1f}{note}".replace(",", " "))
+        say(f"  {name:8s}{distance:14.1f}{note}")
     if not arguments.relativity and arguments.mass_loss is None:
         say("This is Newton's gravity: most of it is the relativity that is missing (--relativity), strongest near the Sun.")
 
