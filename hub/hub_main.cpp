@@ -1,16 +1,71 @@
-#include <cstdio>
+// `flotilla-agent hub`: started by a connector in a session of its own; HubStart comes on stdin, READY or why not goes to stdout.
+#include <fcntl.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdio>
+#include <cstring>
+
+#include "hub/hub.hpp"
+#include "hub/hub_start.hpp"
+#include "proto/base/log.hpp"
 #include "proto/base/programs.hpp"
-#include "proto/link/link.hpp"
+#include "proto/base/version.hpp"
 
 namespace flotilla {
-int hub_main(int, char**) {
-  boost::asio::io_context io;
-  link::Server server(io, {}, link::keepalive_cluster);
-  server.listen_tls("127.0.0.1:0", {});
-  io.run();
-  return 2;
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto start_limit = 30s;
+
+constexpr const char* usage =
+    "usage: flotilla-agent hub HUB-ID\n\n"
+    "The hub of a resource. It is started by `flotilla-agent connect`, which writes what it must know (HubStart) to its stdin.\n"
+    "Its log is logs/hub-HUB-ID.log below scratch_dir/flotilla, ~/.cache/flotilla, /tmp/flotilla-UID or /dev/shm/flotilla-UID.\n";
+
+int refuse(const Error& error) {
+  spdlog::error("the hub cannot start: {}", error.text());
+  (void)hub::write_all(STDOUT_FILENO, hub::format_error_line(error));
+  return 1;
 }
-int connect_main(int, char**) { return 2; }
-int dial_main(int, char**) { return 2; }
+
+}  // namespace
+
+int hub_main(int argc, char** argv) {
+  if (argc == 2 && !std::strcmp(argv[1], "--help")) {
+    std::fputs(usage, stdout);
+    return 0;
+  }
+  if (argc != 2) {
+    std::fputs(usage, stderr);
+    return 2;
+  }
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);  // it outlives every login
+  if (chdir("/") != 0) return 1;
+  umask(0077);
+  auto start = hub::read_hub_start(STDIN_FILENO, start_limit);
+  if (!start) return refuse(start.error());
+  auto places = hub::make_places(*start);
+  if (!places) return refuse(places.error());
+  if (auto logging = init_log(places->log_file); !logging) return refuse(logging.error());
+  set_log_debug(start->debug());
+  spdlog::info("hub {} of '{}', build {}, pid {}", start->hub_id(), start->resource(), build_version(), getpid());
+
+  boost::asio::io_context io;
+  auto opened = hub::Hub::open(io, *start, *places);
+  if (!opened) return refuse(opened.error());
+  if (auto said = hub::write_all(STDOUT_FILENO, hub::ready_line); !said) spdlog::warn("nobody waits for this hub any more");
+  // The connector's pipes must not be held for the rest of our life.
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd = 0; fd <= 2; ++fd) dup2(null, fd);
+  close(null);
+  (*opened)->run();
+  opened->reset();
+  spdlog::shutdown();
+  return 0;
+}
+
 }  // namespace flotilla
