@@ -292,6 +292,7 @@ Status Job::start_command() {
   request.stderr_fd = streams.err_fd();
   request.terminal = streams.terminal;
   request.grouping = streams.terminal.empty() ? Grouping::own_group : Grouping::own_session;
+  const Moment before = BootClock::now().time_since_epoch();
   auto pid = spawn(request, services_.host);
   if (!pid) return fail(pid.error());
   if (terminal_) {
@@ -304,7 +305,7 @@ Status Job::start_command() {
     out_->open(unique_fd(fcntl(terminal_.get(), F_DUPFD_CLOEXEC, 3)));
     in_->open(unique_fd(fcntl(terminal_.get(), F_DUPFD_CLOEXEC, 3)), InputPump::Kind::terminal);
   }
-  follow_process(*pid);
+  follow_process(*pid, before);
   return {};
 }
 
@@ -337,6 +338,7 @@ Status Job::start_worker() {
   request.stdin_fd = null_device();
   request.stdout_fd = streams.out_fd();
   request.stderr_fd = streams.err_fd();
+  const Moment before = BootClock::now().time_since_epoch();
   auto pid = spawn(request, services_.host);
   if (!pid) return fail(pid.error());
   gate_ = std::move(*gate);
@@ -348,7 +350,7 @@ Status Job::start_worker() {
     if (error || !self || self->connected_ || self->order_ || self->step_ != Step::running) return;
     self->services_.end_attempt(self->id_, EndOrder{v1::START_TIMEOUT, {}, self->start_.spec().kill_grace_ms()});
   });
-  follow_process(*pid);
+  follow_process(*pid, before);
   return {};
 }
 
@@ -361,10 +363,10 @@ void Job::fail_start(const Error& error, v1::ExitKind kind) {
 
 // ---- while it runs -------------------------------------------------------------------------------------
 
-void Job::follow_process(pid_t pid) {
+void Job::follow_process(pid_t pid, Moment started) {
   pid_ = pid;
   step_ = Step::running;
-  services_.processes.add(id_, pid, {[weak = weak_from_this()](ProcessEnd end) {
+  services_.processes.add(id_, pid, started, {[weak = weak_from_this()](ProcessEnd end) {
                                        if (auto self = weak.lock()) self->on_exit(end);
                                      },
                                      [weak = weak_from_this()] {

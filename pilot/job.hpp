@@ -107,7 +107,7 @@ class Job : public std::enable_shared_from_this<Job> {
   Status open_streams(Streams& streams);
   Status open_terminal(Streams& streams);
   void make_environment();
-  void follow_process(pid_t pid);
+  void follow_process(pid_t pid, Moment started);
   void on_connected(unique_fd socket);
   void on_client_gone();
   void on_exit(ProcessEnd end);

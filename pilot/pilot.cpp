@@ -258,7 +258,11 @@ Status Pilot::prepare() {
   blobs_ = std::make_unique<BlobStore>(scratch_ / "blobs");
   hand_over_ = std::make_unique<HandOver>(io_);
   if (auto listening = hand_over_->listen(runtime_dir_ / "take.sock"); !listening) return listening;
-  channels_ = std::make_unique<RemoteChannels>(io_);
+  channels_ = std::make_unique<RemoteChannels>(
+      io_, RemoteChannels::Upper{[this](v1::Frame frame) { send(std::move(frame)); },
+                                 [this] { return link_ ? link_->queued_bytes() : std::size_t{0}; },
+                                 {start_.tls_ca(), start_.tls_chain(), start_.tls_key()}, start_.tls_server_name()});
+  if (auto listening = channels_->listen(runtime_dir_ / "channel.sock"); !listening) return listening;
   processes_ = std::make_unique<Processes>(io_);  // what the setup lines left running is there already: it is the pilot's
 
   services_.reset(new JobServices{io_, host_, !start_.upper_socket().empty() && !start_.beside_hub(), home_dir(), pilot_dir_ / "jobs",
@@ -344,6 +348,7 @@ int Pilot::run() {
   processes_->stop();
   end_all_descendants({}, 0);
   jobs_.clear();
+  channels_.reset();
   background_.join();
   spdlog::info("pilot {} ended{}", name_, end_reason_.empty() ? "" : ": " + end_reason_);
   spdlog::shutdown();
@@ -446,6 +451,7 @@ void Pilot::on_link_closed(const std::string& cause) {
     spdlog::warn("the link is lost: {}", cause);
     lifetime_.on_link_down(now());
     for (auto& [id, job] : jobs_) job->on_link_down();
+    channels_->on_link_down();
     schedule_lifetime();
   }
   redial(had ? "lost: " + cause : cause);
@@ -489,6 +495,7 @@ void Pilot::on_welcome(const v1::Welcome& welcome) {
     auto it = known.find(id);
     job->on_link_up(it == known.end() ? nullptr : it->second);
   }
+  channels_->on_link_up();
   for (const auto& [sha256, waiting] : wanted_blobs_) request_blob(sha256);
   if (ending_) {
     v1::Frame frame;
@@ -531,6 +538,10 @@ void Pilot::on_frame(v1::Frame frame) {
       break;
     }
     case v1::Frame::kBlobData: on_blob_data(frame.blob_data()); break;
+    case v1::Frame::kExpectChannel: channels_->on_expect(frame.expect_channel()); break;
+    case v1::Frame::kChannelAck: channels_->on_ack(frame.channel_ack()); break;
+    case v1::Frame::kChannelData: channels_->on_data(frame.channel_data()); break;
+    case v1::Frame::kChannelEnd: channels_->on_end(frame.channel_end()); break;
     case v1::Frame::kDrainPilot:
       spdlog::info("draining");
       table_.drain();

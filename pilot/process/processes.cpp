@@ -49,8 +49,8 @@ void Processes::wait_for_signal() {
   });
 }
 
-void Processes::add(Attempt attempt, pid_t pid, Events events) {
-  tracked_[attempt] = Tracked{pid, now(), false, false, std::move(events)};
+void Processes::add(Attempt attempt, pid_t pid, Moment started, Events events) {
+  tracked_[attempt] = Tracked{pid, started, false, false, std::move(events)};
   by_pid_[pid] = attempt;
 }
 

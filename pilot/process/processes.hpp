@@ -29,7 +29,8 @@ class Processes {
   // SIGCHLD must be blocked in every thread. Orphans that are there already are the pilot's own.
   explicit Processes(boost::asio::io_context& io);
 
-  void add(Attempt attempt, pid_t pid, Events events);
+  // `started`: a moment before it was started.
+  void add(Attempt attempt, pid_t pid, Moment started, Events events);
   // To the process group and to every descendant that left it. Returns how many got it.
   int signal(Attempt attempt, int number);
   // Its process and everything below it, and orphans of it.

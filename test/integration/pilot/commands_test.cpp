@@ -186,7 +186,7 @@ TEST_CASE("a terminal: size, resize, input, end of file, signals to the foregrou
   CHECK(seen.out.find("after\r\n") != std::string::npos);
   CHECK(seen.end.exit().code() == 0);
 
-  const auto interrupted = daemon.submit_shell("echo ready; sleep 100", [](v1::JobSpec& s) {
+  const auto interrupted = daemon.submit_shell("echo ready; exec sleep 100", [](v1::JobSpec& s) {
     s.mutable_command()->set_terminal(true);
     s.mutable_command()->set_stdin_open(true);
   });

@@ -37,6 +37,7 @@ FakeDaemon::FakeDaemon() : acceptor_(io) {
   start.mutable_spec()->set_slots_per_node(4);
   start.mutable_settings()->set_idle_ms(-1);
   start.mutable_settings()->set_cutoff_ms(20'000);
+  if (prepare) prepare(start);
   welcome.set_protocol(protocol_version);
   welcome.set_build("test");
   link::Handlers handlers;
@@ -260,6 +261,15 @@ void FakeDaemon::on_frame(const link::LinkPtr& link, v1::Frame frame) {
     case v1::Frame::kGoodbye:
       ++goodbyes;
       link->close();
+      break;
+    case v1::Frame::kChannelAck:
+      if (on_channel_ack) on_channel_ack(frame.channel_ack());
+      break;
+    case v1::Frame::kChannelEnd:
+      if (on_channel_end) on_channel_end(frame.channel_end());
+      break;
+    case v1::Frame::kChannelData:
+      if (on_channel_data) on_channel_data(frame.channel_data());
       break;
     case v1::Frame::kNodeStatus: statuses.push_back(frame.node_status()); break;
     case v1::Frame::kLogData: logs.push_back(frame.log_data()); break;

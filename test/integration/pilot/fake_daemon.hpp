@@ -1,6 +1,7 @@
 // A daemon as a pilot sees it, for tests: listens on a unix socket, starts the real flotilla-agent, keeps what comes.
 #pragma once
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <chrono>
@@ -39,6 +40,7 @@ class FakeDaemon {
   FakeDaemon();
   ~FakeDaemon();  // ends pilot and guard by their pids, checks nothing
 
+  static inline std::function<void(v1::PilotStart&)> prepare;  // applied by the next constructor
   v1::PilotStart start;                 // changed before launch()
   StartOutcome launch();                // runs the loop until the starter has ended
   bool run_until(const std::function<bool()>& done, std::chrono::milliseconds limit = 10s);
@@ -60,6 +62,7 @@ class FakeDaemon {
 
   std::filesystem::path dir;
   boost::asio::io_context io;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
   StartOutcome outcome;
   int hellos = 0, endings = 0, goodbyes = 0;
   bool welcomed = false;
@@ -71,6 +74,9 @@ class FakeDaemon {
   std::vector<v1::NeedBlob> needs;
   std::vector<v1::LogData> logs;
   std::function<void(const v1::NeedBlob&)> on_need;
+  std::function<void(const v1::ChannelAck&)> on_channel_ack;
+  std::function<void(const v1::ChannelEnd&)> on_channel_end;
+  std::function<void(const v1::ChannelData&)> on_channel_data;
   bool take_output = true;              // answers OutputData with a window
   bool auto_forget = false;
 

@@ -18,12 +18,14 @@ void start(FakeDaemon& daemon) {
   REQUIRE(daemon.outcome.code == 0);
 }
 
+std::vector<pid_t> tree(pid_t root);
+
 // A job with descendants that are hard to find.
 std::uint64_t start_tangle(FakeDaemon& daemon) {
   const auto job = daemon.submit_shell(
       "trap '' TERM; (setsid sh -c 'trap \"\" TERM; (setsid env -i sleep 1000 &); while :; do sleep 1; done' &); sleep 1000 & echo up; wait");
   REQUIRE(daemon.run_until([&] { return daemon.job(job).out == "up\n"; }));
-  REQUIRE(daemon.run_until([&] { return processes_of(daemon.start.instance()).size() >= 4; }));
+  REQUIRE(daemon.run_until([&] { return tree(daemon.outcome.guard).size() >= 7; }));
   return job;
 }
 
@@ -75,7 +77,8 @@ TEST_CASE("the link is cut: jobs go on, the inventory tells, output goes on wher
   daemon.stop_listening();
   daemon.cut_link();
   REQUIRE(close(creat((daemon.dir / "go2").c_str(), 0600)) == 0);
-  daemon.run_for(300ms);
+  const auto pid = static_cast<pid_t>(daemon.job(ends).running.pid());
+  REQUIRE(daemon.run_until([&] { return !process_exists(pid); }));
   daemon.listen();
   REQUIRE(daemon.run_until([&] { return daemon.hellos == 2; }));
   CHECK(daemon.hello.pilot().incarnation() == incarnation);

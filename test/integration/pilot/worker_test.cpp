@@ -1,14 +1,22 @@
 // Workers through the real pilot: connecting back, hand-over, ends.
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <boost/asio/post.hpp>
 #include <catch2/catch.hpp>
 #include <fstream>
 
+#include "pilot/worker/tls_wire.hpp"
+#include "proto/base/clock.hpp"
 #include "proto/base/random.hpp"
+#include "proto/channel/fd_bridge.hpp"
 #include "proto/channel/hand_over.hpp"
+#include "proto/tls/certificate.hpp"
+#include "proto/tls/stream.hpp"
 #include "test/integration/pilot/fake_daemon.hpp"
 
 using namespace flotilla;
@@ -208,4 +216,240 @@ TEST_CASE("an MPI worker runs under mpiexec with all its ranks") {
     REQUIRE(daemon.wait_end(job, 20s));
   }
   CHECK(processes_of(daemon.start.instance()) == std::vector<pid_t>{daemon.outcome.pilot});
+}
+
+// ---- remote channels: the test is daemon and hub at once -------------------------------------------------
+
+namespace {
+
+struct Remote : Running {
+  ~Remote() {  // the base runs the loop once more
+    on_channel_ack = nullptr;
+    on_channel_end = nullptr;
+    on_channel_data = nullptr;
+  }
+  std::uint32_t epoch = 0;
+  unique_fd user;                                   // the client's side
+  std::unique_ptr<channel::FdBridge> bridge;        // the daemon's end
+  std::string failed;
+  int broken = 0, connections = 0, finished = 0;
+  std::uint64_t start_remote(const std::string& mode) {
+    v1::JobSpec spec;
+    spec.mutable_worker()->set_executable(FLOTILLA_TEST_WORKER);
+    spec.mutable_worker()->add_args(mode);
+    spec.set_working_folder(dir.string());
+    const auto id = submit(spec, [&](v1::StartAttempt& attempt) { attempt.set_remote_channel(true); });
+    if (!wait_connected(id)) return 0;
+    CHECK(job(id).hand_over_socket.empty());
+    int pair[2];
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    user.reset(pair[0]);
+    channel::BridgeHandlers handlers;
+    handlers.on_ack = [this, id](std::uint32_t e, std::uint64_t received) {
+      v1::Frame frame;
+      frame.mutable_channel_ack()->set_channel(id);
+      frame.mutable_channel_ack()->set_epoch(e);
+      frame.mutable_channel_ack()->set_received(received);
+      send(std::move(frame));
+    };
+    handlers.on_connected = [this](std::uint32_t) { ++connections; };
+    handlers.on_wire_broken = [this](std::uint32_t, const std::string&) { ++broken; };
+    handlers.on_user_end = [this, id](std::uint64_t final_offset, bool) {
+      v1::Frame frame;
+      frame.mutable_channel_end()->set_channel(id);
+      frame.mutable_channel_end()->set_final_offset(final_offset);
+      send(std::move(frame));
+    };
+    handlers.on_finished = [this] { ++finished; };
+    handlers.on_failed = [this](const Error& error) { failed = error.message; };
+    bridge = std::make_unique<channel::FdBridge>(
+        channel::Side::opener, id, unique_fd(pair[1]),
+        [this](std::function<void()> work) { boost::asio::post(io, std::move(work)); }, std::move(handlers));
+    on_channel_ack = [this](const v1::ChannelAck& ack) { bridge->on_ack(ack.epoch(), ack.received()); };
+    on_channel_end = [this](const v1::ChannelEnd& end) {
+      ends.push_back(end);
+      bridge->on_peer_end(end.final_offset());
+    };
+    return id;
+  }
+  // As the hub does it: the header is read, and goes with the socket to the pilot.
+  int open_beside(std::uint64_t) {
+    int pair[2];
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    const int kept = fcntl(pair[0], F_DUPFD_CLOEXEC, 3);  // to cut it
+    bridge->open_wire(channel::make_socket_wire(unique_fd(pair[0])), ++epoch, random_bytes(32));
+    std::string header(channel::opening_bytes, '\0');
+    REQUIRE(recv(pair[1], header.data(), header.size(), MSG_WAITALL) == static_cast<ssize_t>(header.size()));
+    auto socket = channel::connect_unix(dir / "run" / "channel.sock");
+    REQUIRE(socket.has_value());
+    REQUIRE(channel::send_fds(socket->get(), header, {pair[1]}).has_value());
+    close(pair[1]);
+    return kept;
+  }
+  // Sends `size` bytes and reads them back through the worker; `meanwhile` runs between turns of the loop.
+  bool round_trip(std::size_t size, const std::function<void()>& meanwhile = {}) {
+    const std::string sent = random_bytes(size);
+    std::string back;
+    std::size_t out = 0;
+    std::string buffer(1 << 18, '\0');
+    return run_until(
+               [&] {
+                 for (int i = 0; i < 64; ++i) {
+                   const ssize_t n = out < size ? ::send(user.get(), sent.data() + out, std::min<std::size_t>(1 << 18, size - out), MSG_DONTWAIT) : 0;
+                   if (n > 0) out += static_cast<std::size_t>(n);
+                   const ssize_t m = recv(user.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+                   if (m > 0) back.append(buffer.data(), static_cast<std::size_t>(m));
+                   if (n <= 0 && m <= 0) break;
+                 }
+                 if (meanwhile) meanwhile();
+                 return back.size() >= size;
+               },
+               30s) &&
+           back == sent;
+  }
+  std::vector<v1::ChannelEnd> ends;
+};
+
+}  // namespace
+
+TEST_CASE("a remote channel, its socket handed over by the hub, survives its connections and the link") {
+  Remote daemon;
+  const auto job = daemon.start_remote("echo");
+  REQUIRE(job > 0);
+  int cut = daemon.open_beside(job);
+  CHECK(daemon.round_trip(1));
+  CHECK(daemon.round_trip(1 << 20));
+  for (int i = 0; i < 3; ++i) {
+    bool done = false;
+    int turns = 0;
+    CHECK(daemon.round_trip(20 << 20, [&] {
+      if (!done && ++turns > 20) {  // in the middle
+        done = true;
+        shutdown(cut, SHUT_RDWR);
+        close(cut);
+        if (i == 1) {  // and the link too
+          daemon.cut_link();
+          REQUIRE(daemon.run_until([&] { return daemon.linked(); }));
+          daemon.bridge->renew_ack();
+        }
+        cut = daemon.open_beside(job);
+      }
+    }));
+    CHECK(done);
+  }
+  CHECK(daemon.job(job).ends == 0);
+  CHECK(daemon.failed.empty());
+  // It dies: the last bytes come first, then the reason.
+  REQUIRE(write(daemon.user.get(), "x", 1) == 1);
+  REQUIRE(daemon.wait_end(job));
+  CHECK(daemon.job(job).end.exit().code() == 9);
+  REQUIRE(daemon.run_until([&] { return !daemon.ends.empty() && daemon.ends.back().has_exit(); }));
+  CHECK(daemon.ends.back().exit().stderr_tail() == "the integration diverged\n");
+  CHECK(daemon.ends.back().final_offset() == 1 + (1 << 20) + 3 * (20 << 20));
+  char byte;
+  REQUIRE(daemon.run_until([&] { return recv(daemon.user.get(), &byte, 1, MSG_DONTWAIT) == 0; }));
+  close(cut);
+}
+
+TEST_CASE("a remote channel over mutual TLS to the hub's data port") {
+  const std::int64_t now = wall_ms();
+  const std::string instance = random_bytes(16);
+  auto ca = tls::make_ca(instance, now);
+  REQUIRE(ca.has_value());
+  auto hub = tls::issue_intermediate(*ca, "hub1", now);
+  auto server = tls::issue_server(*hub, ca->chain, "hub1", now);
+  auto client = tls::issue_pilot(*hub, ca->chain, PilotId{7}, 0, now);
+  REQUIRE(server.has_value());
+  REQUIRE(client.has_value());
+  auto context = tls::make_context(tls::Role::server, *server);
+  REQUIRE(context.has_value());
+
+  FakeDaemon::prepare = [&](v1::PilotStart& start) {
+    start.set_tls_ca(client->ca);
+    start.set_tls_chain(client->chain);
+    start.set_tls_key(client->private_key);
+    start.set_tls_server_name(tls::server_name("hub1"));
+  };
+  Remote daemon;
+  FakeDaemon::prepare = nullptr;
+  const auto job = daemon.start_remote("echo");
+  REQUIRE(job > 0);
+  unique_fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  REQUIRE(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  REQUIRE(listen(listener.get(), 4) == 0);
+  REQUIRE(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  for (int i = 0; i < 2; ++i) {
+    const std::string ticket = random_bytes(32);
+    v1::Frame frame;
+    auto& expect = *frame.mutable_expect_channel();
+    expect.set_channel(job);
+    expect.set_epoch(++daemon.epoch);
+    expect.set_ticket(ticket);
+    expect.set_dial("127.0.0.1:" + std::to_string(ntohs(address.sin_port)));
+    daemon.send(frame);
+    pollfd waits{listener.get(), POLLIN, 0};
+    REQUIRE(daemon.run_until([&] { return poll(&waits, 1, 0) > 0; }));
+    unique_fd fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    auto stream = tls::Stream::make(*context, tls::Role::server, std::move(fd), {});
+    REQUIRE(stream.has_value());
+    auto shaken = stream->handshake_within(5s);
+    INFO((shaken ? std::string() : shaken.error().message));
+    REQUIRE(shaken.has_value());
+    CHECK(stream->peer_uri() == "flotilla:pilot/7");
+    std::string got;
+    REQUIRE(daemon.run_until([&] {
+      char byte;
+      while (got.size() < 32 && stream->read(&byte, 1).step == tls::Step::done) got.push_back(byte);
+      return got.size() == 32;
+    }));
+    CHECK(got == ticket);
+    daemon.bridge->open_wire(pilot::make_tls_wire(std::move(*stream)), daemon.epoch, ticket);
+    CHECK(daemon.round_trip(8 << 20));
+  }
+  daemon.cancel(job, 200);
+  REQUIRE(daemon.wait_end(job));
+}
+
+TEST_CASE("where forwarding is forbidden, frames of the link take the place of a channel's connection") {
+  Remote daemon;
+  const auto job = daemon.start_remote("echo");
+  REQUIRE(job > 0);
+  int pair[2];
+  REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+  daemon.bridge->open_wire(channel::make_socket_wire(unique_fd(pair[0])), ++daemon.epoch, random_bytes(32));
+  unique_fd wire(pair[1]);
+  std::uint64_t up = 0, down = 0;
+  std::string waiting;
+  daemon.on_channel_data = [&](const v1::ChannelData& data) {
+    CHECK(data.offset() == up);
+    up += data.data().size();
+    waiting += data.data();
+  };
+  auto carry = [&] {
+    std::string bytes(1 << 16, '\0');
+    const ssize_t n = recv(wire.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    if (n > 0) {
+      v1::Frame frame;
+      auto& data = *frame.mutable_channel_data();
+      data.set_channel(job);
+      data.set_epoch(daemon.epoch);
+      data.set_offset(down);
+      data.set_data(bytes.substr(0, static_cast<std::size_t>(n)));
+      down += static_cast<std::uint64_t>(n);
+      daemon.send(frame);
+    }
+    const ssize_t m = waiting.empty() ? 0 : ::send(wire.get(), waiting.data(), waiting.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (m > 0) waiting.erase(0, static_cast<std::size_t>(m));
+  };
+  CHECK(daemon.round_trip(1, carry));
+  CHECK(daemon.round_trip(4 << 20, carry));
+  daemon.cancel(job, 200);
+  REQUIRE(daemon.run_until([&] {
+    carry();
+    return daemon.job(job).ends > 0;
+  }));
 }
