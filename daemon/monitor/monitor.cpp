@@ -111,6 +111,7 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
   Status start();
   void accept_next();
   void on_readable();
+  bool wanted();
   void changed(const v1::Change& change);
   void flush();
   void end();
@@ -298,10 +299,10 @@ void MonitorSession::begin_stream(const Route& route) {
   raw_.set_option(asio::socket_base::send_buffer_size(stream_send_buffer), ignored);
   events_ = route.target == Target::events;
   phase_ = Phase::begin;
-  if (events_) {
-    impl_->watchers.insert(this);
-    impl_->was_watched = true;
-  }
+  // Also who takes one snapshot gets a position, from which a stream may go on.
+  impl_->was_watched = true;
+  impl_->last_watched = Steady::now();
+  if (events_) impl_->watchers.insert(this);
   auto from = events_ ? impl_->resume_from(route.last_event_id) : std::nullopt;
   resumed_ = from.has_value();
   version_ = from.value_or(impl_->log.version());
@@ -491,12 +492,19 @@ void Monitor::Impl::leave(MonitorSession* session) {
   if (watchers.erase(session) != 0 && watchers.empty()) last_watched = Steady::now();
 }
 
+bool Monitor::Impl::wanted() {
+  if (source == nullptr) return false;
+  if (!watchers.empty()) return true;
+  if (!was_watched) return false;
+  if (Steady::now() - last_watched <= limits.unwatched) return true;
+  // From here on there is a gap: positions from before it are no longer good.
+  was_watched = false;
+  log.skip();
+  return false;
+}
+
 void Monitor::Impl::changed(const v1::Change& change) {
-  if (source == nullptr) return;
-  if (watchers.empty() && (!was_watched || Steady::now() - last_watched > limits.unwatched)) {
-    was_watched = false;
-    return log.skip();
-  }
+  if (!wanted()) return;
   log.add(slim(change));
   if (flush_pending || watchers.empty()) return;
   flush_pending = true;
@@ -552,6 +560,7 @@ std::string Monitor::url() const {
   if (!impl_->listener.is_open()) return {};
   return "http://127.0.0.1:" + std::to_string(impl_->access.port) + "/?token=" + impl_->access.token;
 }
+bool Monitor::wanted() { return impl_->wanted(); }
 void Monitor::changed(const v1::Change& change) { impl_->changed(change); }
 void Monitor::end() { impl_->end(); }
 

@@ -63,7 +63,10 @@ class Monitor {
   Status start();
   std::uint16_t port() const;      // 0 before start
   std::string url() const;         // with the token; empty before start
-  // Something is new: told to every page within `flush`. Cheap when nobody watches.
+  // Whether changed() would be told to anybody: no page has been open of late when not, and the trouble of building a
+  // v1::Change can be saved.
+  bool wanted();
+  // Something is new: told to every page within `flush`. Does nothing when nobody watches.
   void changed(const v1::Change& change);
   // Stops listening and closes every connection; nothing of the source is touched afterwards.
   void end();

@@ -403,13 +403,55 @@ TEST_CASE("A browser that comes back is told what it missed, or starts afresh") 
     CHECK(missed.data[1]["job"]["id"] == "3");
   }
   // Another daemon's id, a future one, nonsense: all get the state.
-  for (auto stale : {std::string("deadbeef.1"), id + "0000", std::string("x"), id.substr(0, 9)}) {
+  for (auto stale : {std::string("deadbeef.1"), id.substr(0, 9) + "999999", std::string("x"), id.substr(0, 9)}) {
     Client client(server.port);
     client.send(request(server, "/api/v1/events", "Last-Event-ID: " + stale + "\r\n"));
     client.until("\r\n\r\n");
     INFO(stale);
     CHECK(read_snapshot(client) == std::vector<std::string>{"1", "2", "3"});
   }
+}
+
+TEST_CASE("A snapshot's position is one from which a stream goes on") {
+  Server server;
+  server.change(job_change(1, v1::JOB_RUNNING));
+  std::string id = json::parse(ask(server, "/api/v1/snapshot").body)["id"];
+  server.change(job_change(2, v1::JOB_RUNNING));
+  Client client(server.port);
+  client.send(request(server, "/api/v1/events", "Last-Event-ID: " + id + "\r\n"));
+  client.until("\r\n\r\n");
+  CHECK(client.event().name == "resumed");
+  CHECK(client.event().data[0]["job"]["id"] == "2");
+}
+
+TEST_CASE("Nothing is kept when nobody has watched for a while, and who comes back starts afresh") {
+  MonitorLimits limits;
+  limits.unwatched = 0ms;
+  Server server(limits);
+  bool wanted = true;
+  server.on_thread([&] { wanted = server.monitor->wanted(); });
+  CHECK_FALSE(wanted);
+  server.change(job_change(1, v1::JOB_RUNNING));
+  std::string id;
+  {
+    Client client(server.port);
+    client.send(request(server, "/api/v1/events"));
+    client.until("\r\n\r\n");
+    CHECK(read_snapshot(client, &id) == std::vector<std::string>{"1"});
+    server.on_thread([&] { wanted = server.monitor->wanted(); });
+    CHECK(wanted);
+  }
+  // The server sees the end of the connection in its own time.
+  auto deadline = std::chrono::steady_clock::now() + patience;
+  while (wanted) {
+    REQUIRE(std::chrono::steady_clock::now() < deadline);
+    server.on_thread([&] { wanted = server.monitor->wanted(); });
+  }
+  server.change(job_change(2, v1::JOB_RUNNING));
+  Client client(server.port);
+  client.send(request(server, "/api/v1/events", "Last-Event-ID: " + id + "\r\n"));
+  client.until("\r\n\r\n");
+  CHECK(read_snapshot(client) == std::vector<std::string>{"1", "2"});
 }
 
 TEST_CASE("A client that does not read is reset, costs nothing, and disturbs nobody") {
