@@ -334,12 +334,10 @@ void add_pilot_commands(Context& context, CLI::App* root) {
   const auto waiting = std::make_shared<WaitOptions>();
   auto* wait = context.add(
       pilot, "wait",
-      {"wait until pilots run", "Returns when each of them runs (with --ended: has ended). The exit code is 1 when one fails instead, 5 after --timeout.",
+      {"wait until pilots run", "Returns when each of them runs (with --ended: has ended); without a name: each that has not ended. The exit code is 1 when one fails instead, 5 after --timeout.",
        {{"Wait at most ten minutes", "flotilla pilot wait 3 --timeout 10min"}}},
       [&context, waiting]() -> Result<int> {
         const Selection& selection = waiting->selection;
-        if (selection.ids.empty() && selection.label.empty() && selection.resource.empty())
-          return fail(Code::invalid_argument, "no pilot is named", "give ids, --label or --resource");
         auto client = connected();
         if (!client) return fail(client.error());
         v1::WaitPilotsRequest request;
