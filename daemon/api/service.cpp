@@ -15,6 +15,7 @@
 #include "daemon/api/rpc.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
 #include "proto/base/log.hpp"
+#include "proto/base/random.hpp"
 #include "proto/channel/hand_over.hpp"
 
 namespace flotilla::daemon {
@@ -138,6 +139,12 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     upload->on_end = [this, state]() -> Result<v1::BlobInfo> {
       v1::BlobInfo info;
       info.set_sha256(state->sha256);
+      // An empty file has no chunk with data.
+      if (!state->writer && state->sha256 == sha256({}) && !c_.blobs().has(state->sha256)) {
+        auto writer = c_.blobs().create(state->sha256);
+        if (!writer) return fail(writer.error());
+        state->writer = std::move(*writer);
+      }
       if (state->writer) {
         auto size = state->writer->finish();
         if (!size) return fail(size.error());
