@@ -158,7 +158,6 @@ class Session : public std::enable_shared_from_this<Session> {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);  // a listing may be long
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
@@ -403,7 +402,8 @@ class Session : public std::enable_shared_from_this<Session> {
     } catch (const TimedOutError&) {
       raise({ErrorCode::timed_out, "the job has not ended within the time given", "", true, {}, {}});
     }
-    result.info = std::move(followed.info);
+    // The end may overtake the last change of state.
+    result.info = has_ended(followed.info.state) ? std::move(followed.info) : job_info(followed.info.id);
     result.info.exit = followed.exit;
     if (!followed.exit.ok()) {
       FlotillaError::Details details;
@@ -925,8 +925,8 @@ std::vector<PilotInfo> Daemon::pilots(bool ended) const {
   return all;
 }
 
-Job Daemon::submit(const CommandSpec& spec) const { return submit(std::vector<CommandSpec>{spec}).front(); }
-std::vector<Job> Daemon::submit(const std::vector<CommandSpec>& specs) const {
+Job Daemon::submit(const CommandSpec& spec) const { return submit_many({spec}).front(); }
+std::vector<Job> Daemon::submit_many(const std::vector<CommandSpec>& specs) const {
   v1::SubmitRequest request;
   for (const auto& spec : specs) *request.add_specs() = session_->prepare(spec);
   std::vector<Job> jobs;

@@ -493,12 +493,12 @@ class FLOTILLA_API Daemon {
   std::vector<PilotInfo> pilots(bool ended = false) const;
 
   Job submit(const CommandSpec& spec) const;
-  std::vector<Job> submit(const std::vector<CommandSpec>& specs) const;  // all or none
+  std::vector<Job> submit_many(const std::vector<CommandSpec>& specs) const;  // all or none
   JobResult run(const CommandSpec& spec) const;        // submit and result
   Job job(std::uint64_t id) const;
   std::vector<JobInfo> jobs(std::size_t limit = 0) const;  // newest first; 0 = all
 
-  // Returns when the worker has connected back. WorkerFailedError says why it did not.
+  // Returns when the worker has connected back. WorkerFailedError says why it did not; TimedOutError: not within a limit given.
   Worker start_worker(const WorkerSpec& spec) const;
 
   std::future<Pilot> start_pilot_async(const PilotSpec& spec) const;

@@ -140,8 +140,12 @@ class Followed:
         self.open.stdout_offset = self._offsets[1]
         self.open.stderr_offset = self._offsets[2]
 
-    def result(self, out: bytes, err: bytes) -> JobResult:
-        info, exit = self.info, self.exit
+    def stale(self) -> bool:
+        """The end overtook the last change of state."""
+        return self.info is None or not self.info.state.ended
+
+    def result(self, info: Optional[JobInfo], out: bytes, err: bytes) -> JobResult:
+        exit = self.exit
         if exit is None or info is None:
             raise InternalError("the daemon ended the output of a job without its end", retry=True)
         if not exit.ok:
@@ -321,7 +325,8 @@ class Session:
                 texts[stream - 1].append(data)
         except TimedOutError:
             raise TimedOutError("the job has not ended within the time given", retry=True) from None
-        return followed.result(b"".join(texts[0]), b"".join(texts[1]))
+        info = self.job_info(followed.open.job) if followed.stale() else followed.info
+        return followed.result(info, b"".join(texts[0]), b"".join(texts[1]))
 
     def answer_prompts(self) -> None:
         """From now on questions are answered here. Does nothing the second time, or when there is nobody to ask."""

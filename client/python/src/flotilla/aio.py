@@ -183,7 +183,8 @@ class Session:
                 texts[stream - 1].append(data)
         except TimedOutError:
             raise TimedOutError("the job has not ended within the time given", retry=True) from None
-        return followed.result(b"".join(texts[0]), b"".join(texts[1]))
+        info = await self.job_info(followed.open.job) if followed.stale() else followed.info
+        return followed.result(info, b"".join(texts[0]), b"".join(texts[1]))
 
     def answer_prompts(self) -> None:
         handler = choose(self._prompts)
