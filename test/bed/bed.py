@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import select
 import shlex
 import shutil
@@ -391,7 +392,11 @@ class Host:
     def listening(self):
         """[(address, port)] of what listens for TCP here."""
         lines = self._in_net(["ss", "-Hltn"]).splitlines()
-        return sorted({(at.rsplit(":", 1)[0], int(at.rsplit(":", 1)[1])) for at in (line.split()[3] for line in lines)})
+        found = set()
+        for line in lines:
+            address, port = line.split()[3].rsplit(":", 1)
+            found.add((address.removeprefix("[::ffff:").rstrip("]") if "::ffff:" in address else address, int(port)))
+        return sorted(found)
 
     def can_reach(self, address, port, timeout=1.5):
         done = self.as_user(["timeout", str(timeout), "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}"], check=False)
@@ -416,7 +421,7 @@ class Host:
 
     def logins(self):
         """How often somebody authenticated."""
-        return self.read("/var/log/sshd.log").count("Accepted ")
+        return len(re.findall(r"Accepted \S+ for ", self.read("/var/log/sshd.log")))
 
     def kill_sshd_sessions(self):
         """Kills sshd's processes of the open connections, not the listener."""

@@ -60,9 +60,12 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.when == "call" and report.failed and "flotilla" in item.funcargs and not os.environ.get("FLOTILLA_BED_QUIET"):
         made = item.funcargs["bed"]
+        seen = set()
         for host in made.hosts.values():
-            if host.on:
-                logs = host.as_root("find /home /tmp /dev/shm -name '*.log' -path '*flotilla*' -o -name '*.log' -path '*state*' | "
-                                    "sort -u | while read -r log; do echo \"---- $log\"; tail -n 25 \"$log\"; done", check=False)
+            if host.on and beds.HOME_OF[host.name] not in seen:
+                seen.add(beds.HOME_OF[host.name])
+                # Those of this test: written since it began.
+                logs = host.as_root(f"find /home /tmp /dev/shm -name '*.log' -newermt @{call.start:.0f} | sort -u | "
+                                    "while read -r log; do echo \"---- $log\"; tail -n 25 \"$log\"; done", check=False)
                 if logs.stdout:
                     report.sections.append((f"logs on {host.name}", logs.stdout[-6000:]))

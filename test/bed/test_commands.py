@@ -152,6 +152,7 @@ def test_an_unknown_host_key_is_never_taken_silently(bed, flotilla):
         assert "known_hosts" in changed.stdout + changed.stderr
     finally:
         bed.laptop.write(known, kept, 0o600, "alice")
+    flotilla.run("resource", "connect", "hpc1")      # so that its hub can be ended
 
 
 def test_the_second_hub_needs_no_upload(bed, flotilla):
