@@ -104,7 +104,8 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
   Impl(asio::io_context& io, MonitorSource& source, MonitorOptions options)
       : io(io), source(&source), limits(options.limits), listener(io), retry(io), flush_timer(io),
         log(options.limits.log_entries, options.limits.log_bytes), epoch(random_hex(4)) {
-    access.port = options.port;
+    access.port = options.port != 0 ? options.port : options.last_port;
+    any_port = options.port == 0;
     access.token = options.token.empty() ? random_hex(32) : std::move(options.token);
   }
 
@@ -126,6 +127,7 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
   MonitorSource* source;          // null after end()
   const MonitorLimits limits;
   Access access;
+  bool any_port = false;
   tcp::acceptor listener;
   asio::steady_timer retry;
   asio::steady_timer flush_timer;
@@ -433,7 +435,13 @@ Status Monitor::Impl::start() {
   address.sin_port = htons(access.port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof address;
-  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length) != 0 || ::listen(fd.get(), 64) != 0 ||
+  int bound = ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length);
+  if (bound != 0 && any_port && access.port != 0) {
+    access.port = 0;
+    address.sin_port = 0;
+    bound = ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length);
+  }
+  if (bound != 0 || ::listen(fd.get(), 64) != 0 ||
       ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
     auto error = errno_error(Code::unavailable, "cannot listen for the web page on 127.0.0.1:" +
                                                     std::to_string(access.port));

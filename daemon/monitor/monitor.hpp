@@ -46,7 +46,8 @@ struct MonitorLimits {
 };
 
 struct MonitorOptions {
-  std::uint16_t port = 0;   // 0 = any
+  std::uint16_t port = 0;        // 0 = any
+  std::uint16_t last_port = 0;   // with port 0, tried first: pages that are open find a daemon that was started again
   std::string token;        // empty = a fresh random one
   MonitorLimits limits;
 };

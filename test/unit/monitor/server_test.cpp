@@ -556,6 +556,20 @@ TEST_CASE("A port that is taken is named; the end closes everything") {
   REQUIRE_FALSE(started.has_value());
   CHECK(has(started.error().message, std::to_string(server.port)));
   CHECK(second.url().empty());
+  // A port that was only wished for is given up for another.
+  options.last_port = std::exchange(options.port, 0);
+  std::uint16_t other = 0, same = 0;
+  server.on_thread([&] {
+    Monitor third(server.io, source, options);
+    if (third.start()) other = third.port();
+    third.end();
+    options.last_port = other;
+    Monitor fourth(server.io, source, options);
+    if (fourth.start()) same = fourth.port();
+  });
+  CHECK(other != 0);
+  CHECK(other != server.port);
+  CHECK(same == other);
 
   Client client(server.port);
   client.send(request(server, "/api/v1/events"));

@@ -33,7 +33,7 @@ export function Notice({ store, now }: { store: Store; now: number }) {
     return (
       <p class="notice" role="alert">
         The daemon does not answer since {clock(live.sinceMs, now)}. What you see is from then; the page goes on by itself when it
-        is back. See <code>flotilla daemon status</code>.
+        is back. <code>flotilla daemon status</code> says how it is; <code>flotilla web</code> gives a fresh link.
       </p>
     );
   return null;

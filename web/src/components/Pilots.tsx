@@ -41,7 +41,7 @@ function Row({ pilot, now }: { pilot: Pilot; now: number }) {
       <div class="line">
         <strong>#{pilot.id}</strong>
         <span>{pilot.resource}</span>
-        {pilot.label && <span class="label" title="label">{pilot.label}</span>}
+        {pilot.label && pilot.label !== pilot.resource && <span class="label" title="label">{pilot.label}</span>}
         <PilotMark state={pilot.state} />
         {over ? <time title={clock(pilot.endedMs, now)}>{pilot.endedMs > 0 && ago(pilot.endedMs, now)}</time>
           : <span class="quiet end">{lifeTime(pilot, now)}</span>}

@@ -13,7 +13,7 @@ export function Tiles({ store, show }: { store: Store; show: (group: JobGroup) =
         {troubled > 0 && <em>{troubled} in trouble</em>}</a></li>
       <li><a href="#pilots"><b>{slots.pilots}</b><span>{slots.pilots === 1 ? "pilot" : "pilots"} running</span></a></li>
       <li><a href="#pilots"><b>{slots.used}<small>/{slots.all}</small></b><span>slots in use</span>
-        <Bar used={slots.used} all={Math.max(33, slots.all)} label="all pilots" /></a></li>
+        <Bar used={slots.used} all={slots.all} label="all pilots" cells={false} /></a></li>
       <li><a href="#workers"><b>{counters.workers}</b><span>{counters.workers === 1 ? "worker" : "workers"} up</span></a></li>
       {(["running", "waiting", "finished", "failed"] as const).map((group) => (
         <li key={group}>

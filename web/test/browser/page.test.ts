@@ -66,6 +66,8 @@ describe("what a person sees", () => {
       "16/16", "1 ended pilot", "killed by signal 11 (SIGSEGV)", "there are not enough slots", "MPI × 16", "its pilot cannot be reached"])
       expect(text).toContain(expected);
     expect(await page.locator(".top").innerText()).toContain("0.1.0+4f2a9c11d0e3");
+    const tile = page.locator(".tiles .bar");
+    expect(await tile.locator("b").evaluate((bar) => (bar as HTMLElement).style.width)).toBe("50%");     // 44 of 88
     expect(await page.locator(".nodes .bar").first().getAttribute("aria-valuenow")).not.toBeNull();
   });
 
