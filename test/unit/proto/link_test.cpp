@@ -130,3 +130,52 @@ TEST_CASE("a slow owner does not make the memory grow") {
   CHECK(lower->queued_bytes() > (40u << 20));
   REQUIRE(run_until(upper_io, [&] { return received == (64u << 20); }));
 }
+
+TEST_CASE("links that break at any moment, with frames under way in both directions, end cleanly") {
+  boost::asio::io_context io;
+  int closed = 0, opened = 0;
+  std::vector<link::LinkPtr> uppers;
+  link::Server server(io,
+                      {[&](const link::LinkPtr& l) {
+                         ++opened;
+                         uppers.push_back(l);
+                       },
+                       [&](const link::LinkPtr& l, v1::Frame f) { l->send(ping(f.ping().id())); },
+                       [&](const link::LinkPtr&, const std::string&) { ++closed; }},
+                      link::keepalive_cluster);
+  constexpr int rounds = 300;
+  for (int round = 0; round < rounds; ++round) {
+    Pair pair;
+    const int raw = dup(pair.lower_fd.get());
+    int lower_closed = 0, answers = 0;
+    server.add_fd(std::move(pair.upper_fd));
+    link::LinkPtr lower;
+    lower = link::connect_fd(io, std::move(pair.lower_fd),
+                             {nullptr,
+                              [&](const link::LinkPtr& l, v1::Frame) {
+                                ++answers;
+                                l->send(ping(1));
+                                l->send(ping(2));
+                              },
+                              [&](const link::LinkPtr&, const std::string&) { ++lower_closed; }},
+                             link::keepalive_cluster);
+    lower->send(ping(0));
+    run_until(io, [&] { return answers > round % 7; });
+    // Breaks on another thread, as a dying peer does: at a moment that has nothing to do with our loop.
+    std::thread breaker([raw, round] {
+      for (int spin = 0; spin < round * 50; ++spin) std::atomic_signal_fence(std::memory_order_seq_cst);
+      shutdown(raw, SHUT_RDWR);
+    });
+    while (lower_closed == 0) {
+      lower->send(ping(3));
+      for (auto& upper : uppers) upper->send(ping(4));
+      io.restart();
+      io.poll();
+    }
+    breaker.join();
+    close(raw);
+    uppers.clear();
+    CHECK(lower_closed == 1);
+  }
+  REQUIRE(run_until(io, [&] { return closed == opened; }));
+}
