@@ -337,15 +337,11 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
 
   void take_up_state() {
     const auto text = read_file(places_.state_file);
-    if (!text) {
-      core_.admit_unknown_pilots();
-      return;
-    }
+    if (!text) return;
     auto record = parse_record(*text);
     if (!record || record->instance != start_.instance()) {
       spdlog::warn("the state file {} is not taken up: {}", places_.state_file.string(),
                    record ? "it belongs to another instance" : record.error().message);
-      core_.admit_unknown_pilots();
       return;
     }
     const bool same_host = record->host == host_name();

@@ -379,16 +379,12 @@ Status Core::check_hello(const PilotLink& at, const v1::Hello& hello) const {
     return fail(Code::permission_denied, "the certificate is of pilot " + std::to_string(at.proof.pilot.value) + ", not " + who);
   if (ended_.contains(pilot.pilot())) return fail(Code::permission_denied, "pilot " + who + " has ended before");
   const auto it = launches_.find(pilot.pilot());
-  if (it == launches_.end()) {
-    if (!at.proof.beside && admit_unknown_) return {};
+  if (it == launches_.end())
     return fail(Code::permission_denied, "pilot " + who + " is not known to hub " + identity_.hub_id);
-  }
   const auto node = it->second.nodes.find(pilot.node());
-  if (node == it->second.nodes.end()) {
-    if (!at.proof.beside && admit_unknown_) return {};
+  if (node == it->second.nodes.end())
     return fail(Code::permission_denied, "pilot " + std::to_string(pilot.pilot()) + " has " +
                                              std::to_string(it->second.node_count) + " nodes, not " + who);
-  }
   if (at.proof.beside && (node->second.secret.empty() || !equal_secret(node->second.secret, pilot.secret())))
     return fail(Code::permission_denied, "the join secret of pilot " + who + " is wrong");
   return {};
@@ -720,7 +716,7 @@ Tag Core::link_of(NodeId id) const {
   return found ? found->link : 0;
 }
 bool Core::serves(std::uint64_t pilot) const {
-  return !ended_.contains(pilot) && (launches_.contains(pilot) || admit_unknown_);
+  return !ended_.contains(pilot) && launches_.contains(pilot);
 }
 
 }  // namespace flotilla::hub

@@ -130,10 +130,6 @@ class Core {
 
   // From a state file, before anything else. Nodes that were starting, started or linked count as lost from now on.
   void restore(std::map<std::uint64_t, Launch> launches, std::set<std::uint64_t> ended, Moment now);
-  // There was no state file (a front end that came up again with an empty disk): pilots that prove themselves by
-  // certificate are admitted though they are not known.
-  void admit_unknown_pilots() { admit_unknown_ = true; }
-
   // A connector has brought a link to the daemon; the newest counts.
   void on_daemon_link(Tag link, const std::string& token, Moment cutoff_ms, Moment now, Outbox& out);
   void on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out);
@@ -194,7 +190,6 @@ class Core {
   Identity identity_;
   std::string (*make_secret_)();
   std::string address_;
-  bool admit_unknown_ = false;
   std::map<std::uint64_t, Launch> launches_;
   std::set<std::uint64_t> ended_;      // pilots of which nothing is left
   std::map<Tag, PilotLink> links_;

@@ -1,5 +1,5 @@
 // Mutual TLS on a connected stream socket, for the data connections of channels. Non-blocking; each stream belongs to one
-// thread. The key is checked once, in make_context; a context may be shared by threads.
+// thread. The process must ignore SIGPIPE. The key is checked once, in make_context; a context may be shared by threads.
 #pragma once
 
 #include <chrono>

@@ -551,17 +551,6 @@ TEST_CASE("after a crash of the hub its pilots may rejoin; who does not has left
   }
 }
 
-TEST_CASE("without a state file pilots with a good certificate are taken in; by word of mouth they are not") {
-  Bench bench;
-  bench.core.admit_unknown_pilots();
-  bench.connect();
-  bench.welcome();
-  bench.join(pilot_tag, 9, 2, false);
-  CHECK(bench.sent(daemon_tag).at(0).peer() == "9.2");
-  bench.join(11, 10, 0, true);
-  CHECK_FALSE(bench.sent(11).at(0).welcome().error().empty());
-}
-
 TEST_CASE("channels: to a pilot beside the hub at once, to a node as soon as it has a link") {
   Linked bench;
   bench.launch(7, 1, {"n1"});

@@ -1,4 +1,5 @@
 #include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
@@ -37,6 +38,7 @@ struct Sockets {
 // A relay between our `plain` end and our TLS end, as the hub runs it.
 struct Bench {
   Bench() : stop(eventfd(0, EFD_CLOEXEC)) {
+    signal(SIGPIPE, SIG_IGN);  // as the hub does
     const auto ca = must(tls::make_ca(std::string(16, 'i'), wall_ms()));
     const auto hub = must(tls::issue_intermediate(ca, "h1", wall_ms()));
     Sockets upper, lower;
