@@ -228,7 +228,7 @@ std::string help_text(const Context& context, const CLI::App* app) {
   if (!page.examples.empty()) {
     out += "\n" + title("EXAMPLES", look);
     for (const auto& [what, command] : page.examples)
-      out += block(std::string(what) + ":") + std::string(indent * 2, ' ') + paint(command, colour::bold, look) + "\n";
+      out += block(what + std::string(std::string_view(what).ends_with('?') ? "" : ":")) + std::string(indent * 2, ' ') + paint(command, colour::bold, look) + "\n";
   }
   return out;
 }

@@ -259,8 +259,18 @@ class Session {
   }
 
   void take(const v1::Job& job) {
+    // The window may have changed while it waited.
+    if (job.state() == v1::JOB_RUNNING && result_.job.state() < v1::JOB_RUNNING && options_.raw_terminal && !options_.redraw) send_window();
     if (job.state() >= v1::JOB_DISPATCHED) prompter_.reset();
     result_.job = job;
+  }
+
+  void send_window() {
+    const auto size = window_size();
+    if (!options_.raw_terminal || !size) return;
+    v1::AttachInput message;
+    *message.mutable_window() = *size;
+    connection_->send(message);
   }
 
   bool waiting() const { return result_.job.state() <= v1::JOB_QUEUED && !result_.ended; }
@@ -328,11 +338,7 @@ class Session {
       const int number = static_cast<int>(info.ssi_signo);
       if (number == SIGWINCH || number == SIGCONT) {
         if (number == SIGCONT && guard_) guard_->apply_again();
-        const auto size = window_size();
-        if (!options_.raw_terminal || !size) continue;
-        v1::AttachInput message;
-        *message.mutable_window() = *size;
-        connection_->send(message);
+        send_window();
       } else if (number == SIGINT) {
         interrupt();
       } else if (number == SIGHUP && options_.hang_up_detaches) {
