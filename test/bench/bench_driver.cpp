@@ -125,7 +125,7 @@ int commands(const std::vector<std::string>& words) {
     const auto begin = Clock::now();
     flotilla::CommandSpec spec;
     spec.argv = {"/bin/true"};
-    const auto jobs = daemon.submit(std::vector<flotilla::CommandSpec>(static_cast<std::size_t>(count), spec));
+    const auto jobs = daemon.submit_many(std::vector<flotilla::CommandSpec>(static_cast<std::size_t>(count), spec));
     for (const auto& job : jobs)
       if (const auto info = job.wait(); info.state != flotilla::JobState::finished) {
         std::fprintf(stderr, "bench: job %llu: %s\n", static_cast<unsigned long long>(job.id()), info.message.c_str());
