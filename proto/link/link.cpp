@@ -147,6 +147,10 @@ class BaseLink : public Link {
       if (handler) handler(self, cause);
     });
   }
+  // The reference is dropped on the owner's thread.
+  void keep_until_posted(std::shared_ptr<BaseLink> last) {
+    boost::asio::post(io_, [last = std::move(last)] {});
+  }
   std::shared_ptr<BaseLink> self() { return std::static_pointer_cast<BaseLink>(shared_from_this()); }
 
   mutable std::mutex mutex_;
@@ -238,7 +242,8 @@ class ClientLink final : public BaseLink, public grpc::ClientBidiReactor<v1::Fra
   void OnWriteDone(bool ok) override { write_done(ok); }
   void OnDone(const grpc::Status& status) override {
     ended(status.ok() ? "the other side ended the link" : "the link broke: " + status.error_message());
-    auto last = std::move(alive_);
+    // With the last channel gRPC joins the thread that runs its callbacks. This is that thread: let go on the owner's.
+    keep_until_posted(std::move(alive_));
   }
 
  private:
