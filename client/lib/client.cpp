@@ -219,8 +219,12 @@ class Session : public std::enable_shared_from_this<Session> {
     auto owned = std::make_shared<Call>();
     owned->request = std::move(request);
     (stub_->async()->*method)(&owned->context, &owned->request, &owned->reply,
-                              [owned, self = shared_from_this(), done = std::move(done)](grpc::Status status) {
+                              [owned, self = shared_from_this(), done = std::move(done)](grpc::Status status) mutable {
                                 done(std::move(status), owned->reply);
+                                // With the last channel gRPC joins the thread that runs its callbacks. This is that thread: all
+                                // that may hold the session is let go on another one.
+                                auto* session = self.get();
+                                session->post([self = std::move(self), done = std::move(done)] {});
                               });
   }
 

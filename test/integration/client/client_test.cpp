@@ -1,5 +1,7 @@
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -230,7 +232,11 @@ TEST_CASE("a wait outlives a daemon that is killed") {
   auto waiting = job.wait_async();
   auto result = job.result_async();
   const int pid = daemon.info().pid;
+  const int ended = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
   REQUIRE(kill(pid, SIGKILL) == 0);
+  pollfd polled{ended, POLLIN, 0};
+  REQUIRE(poll(&polled, 1, 20'000) == 1);
+  close(ended);
   const std::string command = std::string(std::getenv("FLOTILLA_PROGRAM")) + " daemon start >/dev/null";
   REQUIRE(std::system(command.c_str()) == 0);
   std::ofstream(gate) << "between\n";
