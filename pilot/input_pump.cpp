@@ -6,11 +6,26 @@
 #include <cerrno>
 
 namespace flotilla::pilot {
+namespace {
+constexpr std::uint64_t report_interval_bytes = 256u << 10;
+}
 
 void InputPump::add(std::string data) {
-  if (stopped_ || eof_ || data.empty()) return;
+  if (data.empty()) return;
+  given_ += data.size();
+  if (stopped_ || eof_) {
+    taken_ = given_;
+    report();
+    return;
+  }
   queue_.push_back(std::move(data));
   pump();
+}
+
+void InputPump::report() {
+  if (taken_ == reported_ || (!queue_.empty() && taken_ - reported_ < report_interval_bytes)) return;
+  reported_ = taken_;
+  if (on_taken) on_taken(taken_);
 }
 
 void InputPump::add_eof() {
@@ -37,6 +52,8 @@ void InputPump::open(unique_fd fd, Kind kind) {
 void InputPump::stop() {
   stopped_ = true;
   queue_.clear();
+  taken_ = given_;
+  report();
   boost::system::error_code ignored;
   sink_.close(ignored);
 }
@@ -49,6 +66,7 @@ void InputPump::pump() {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       waiting_ = true;
+      report();
       sink_.async_wait(boost::asio::posix::stream_descriptor::wait_write,
                        [weak = weak_from_this()](const boost::system::error_code& error) {
                          auto self = weak.lock();
@@ -63,11 +81,13 @@ void InputPump::pump() {
       return;
     }
     written_ += static_cast<std::size_t>(n);
+    taken_ += static_cast<std::uint64_t>(n);
     if (written_ == front.size()) {
       queue_.pop_front();
       written_ = 0;
     }
   }
+  report();
   if (eof_) stop();
 }
 

@@ -4,6 +4,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,14 +21,18 @@ class InputPump : public std::enable_shared_from_this<InputPump> {
   void add_eof();               // a terminal gets its end-of-file character
   void open(unique_fd fd, Kind kind);
   void stop();
+  // How much of the input has left this process (or never will: nobody reads): each 256 KiB, and when nothing is held.
+  std::function<void(std::uint64_t bytes)> on_taken;
 
  private:
   void pump();
+  void report();
 
   boost::asio::posix::stream_descriptor sink_;
   Kind kind_ = Kind::pipe;
   std::deque<std::string> queue_;
   std::size_t written_ = 0;     // of the front
+  std::uint64_t given_ = 0, taken_ = 0, reported_ = 0;  // of all input
   bool eof_ = false, waiting_ = false, stopped_ = false;
 };
 

@@ -91,12 +91,19 @@ Job::Job(JobServices& services, v1::StartAttempt start)
     spec.set_start_timeout_ms(std::chrono::milliseconds(default_worker_start_timeout).count());
   facts_ = describe_job(spec, services_.host);
   in_ = std::make_shared<InputPump>(services_.io);
+  in_->on_taken = [this](std::uint64_t bytes) {
+    v1::Frame frame;
+    *frame.mutable_input_taken()->mutable_id() = start_.id();
+    frame.mutable_input_taken()->set_bytes(bytes);
+    services_.send(std::move(frame));
+  };
   if (spec.has_command() && !spec.command().stdin_data().empty()) in_->add(spec.command().stdin_data());
 }
 
 Job::~Job() {
   if (out_) out_->stop();
   if (err_) err_->stop();
+  in_->on_taken = nullptr;
   in_->stop();
   services_.hand_over.forget(id_);
   services_.channels.forget(id_);
@@ -160,7 +167,9 @@ Status Job::choose_folder() {
   }
   const fs::path path = services_.jobs_dir / (std::to_string(id_.job.value) + "." + std::to_string(id_.number));
   if (mkdir(path.c_str(), 0700) != 0) return fail(errno_error(Code::resource_exhausted, "make the job's folder " + path.string()));
-  folder_ = std::make_shared<JobFolder>(path, spec.debug() ? JobFolder::Keep::stay : JobFolder::Keep::remove, remove);
+  const bool keep = spec.debug() || services_.keep_folders;
+  if (keep) services_.outlive_pilot();
+  folder_ = std::make_shared<JobFolder>(path, keep ? JobFolder::Keep::stay : JobFolder::Keep::remove, remove);
   return {};
 }
 
@@ -465,6 +474,10 @@ void Job::kill_after(std::chrono::milliseconds grace) {
     self->services_.processes.signal(self->id_, SIGKILL);
     self->kill_after(kill_retry);
   });
+}
+
+void Job::hasten() {
+  if (order_ && step_ == Step::running) kill_after(0ms);
 }
 
 void Job::signal(int number) {

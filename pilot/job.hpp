@@ -47,6 +47,7 @@ struct JobServices {
   boost::asio::io_context& io;
   std::string host;
   bool on_client_host = false;          // the client's folders are here
+  bool keep_folders = false;            // of all jobs (debug)
   std::filesystem::path home, jobs_dir, spool_dir;
   std::string hand_over_socket;
   Environment environment;              // cleaned, with the setup's and the resource's variables and the pilot's FLOTILLA_*
@@ -57,6 +58,7 @@ struct JobServices {
   std::function<void(v1::Frame)> send;  // dropped while there is no link
   std::function<void(std::function<void()>)> in_background;        // what blocks; one after the other
   std::function<void(std::filesystem::path)> remove_folder;        // in the background
+  std::function<void()> outlive_pilot;                             // a folder was made that stays when the pilot is gone
   std::function<void(Attempt, const std::string& sha256)> need_blob;
   std::function<const class Job*(Attempt)> find;
   // The table follows: started, exited, ended. After on_ended the pilot reports the end.
@@ -75,6 +77,9 @@ class Job : public std::enable_shared_from_this<Job> {
   void on_blob(const std::string& sha256, const std::optional<Error>& error);
   // The table noted the order: the process is ended (TERM, grace, KILL), or the preparation is stopped.
   void carry_out(const EndOrder& order);
+
+  // It is being ended: no more grace.
+  void hasten();
 
   void signal(int number);
   void add_input(std::string data, bool eof);

@@ -152,6 +152,7 @@ class Pilot {
   void on_blob_data(const v1::BlobData& data);
 
   // life
+  void wait_for_signal();
   void schedule_lifetime();
   void begin_ending(const std::string& reason, bool failed, std::chrono::milliseconds grace);
   void check_ended();
@@ -177,6 +178,7 @@ class Pilot {
   std::unique_ptr<JobServices> services_;
   std::shared_ptr<FollowSink> follow_;
   std::set<std::uint64_t> log_followers_;
+  bool keep_pilot_dir_ = false;
 
   AttemptTable table_;
   Lifetime lifetime_;
@@ -225,7 +227,7 @@ Status Pilot::prepare() {
 
   pilot_dir_ = scratch_ / "pilots" / (instance8 + "-" + name_ + "-" + to_hex(incarnation_).substr(0, 8));
   if (auto made = make_private_dir(pilot_dir_); !made) return made;
-  if (!start_.settings().debug()) report_.line("REMOVE " + pilot_dir_.string());
+  report_.line("REMOVE " + pilot_dir_.string());
   for (const char* part : {"jobs", "spool"})
     if (auto made = make_private_dir(pilot_dir_ / part); !made) return made;
   report_.line("REMOVE " + (pilot_dir_ / "spool").string());
@@ -265,9 +267,9 @@ Status Pilot::prepare() {
   if (auto listening = channels_->listen(runtime_dir_ / "channel.sock"); !listening) return listening;
   processes_ = std::make_unique<Processes>(io_);  // what the setup lines left running is there already: it is the pilot's
 
-  services_.reset(new JobServices{io_, host_, !start_.upper_socket().empty() && !start_.beside_hub(), home_dir(), pilot_dir_ / "jobs",
+  services_.reset(new JobServices{io_, host_, !start_.upper_socket().empty() && !start_.beside_hub(), start_.settings().debug(), home_dir(), pilot_dir_ / "jobs",
                                   pilot_dir_ / "spool", (runtime_dir_ / "take.sock").string(), std::move(environment), *processes_,
-                                  *blobs_, *hand_over_, *channels_, {}, {}, {}, {}, {}, {}, {}, {}, {}});
+                                  *blobs_, *hand_over_, *channels_, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}});
   make_services();
   boost::asio::post(background_, [dir = scratch_ / "blobs"] { BlobStore(dir).shrink_to(blob_cache_bytes); });
   return {};
@@ -283,6 +285,10 @@ void Pilot::make_services() {
       fs::remove_all(folder, problem);
       if (problem) spdlog::warn("cannot remove {}: {}", folder.string(), problem.message());
     });
+  };
+  services.outlive_pilot = [this] {
+    keep_pilot_dir_ = true;
+    report_.line("KEEP " + pilot_dir_.string());
   };
   services.need_blob = [this](Attempt id, const std::string& sha256) { need_blob(id, sha256); };
   services.find = [this](Attempt id) -> const Job* {
@@ -327,9 +333,7 @@ int Pilot::run() {
   follow_->set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
 
   for (int number : {SIGTERM, SIGINT, SIGHUP}) signals_.add(number);
-  signals_.async_wait([this](const boost::system::error_code& error, int number) {
-    if (!error) begin_ending(std::string("it was told to end by SIG") + sigabbrev_np(number), false, default_grace);
-  });
+  wait_for_signal();
   register_timer_.expires_after(register_limit);
   register_timer_.async_wait([this](const boost::system::error_code& error) {
     if (error || registered_) return;
@@ -353,6 +357,14 @@ int Pilot::run() {
   spdlog::info("pilot {} ended{}", name_, end_reason_.empty() ? "" : ": " + end_reason_);
   spdlog::shutdown();
   return exit_code_;
+}
+
+void Pilot::wait_for_signal() {
+  signals_.async_wait([this](const boost::system::error_code& error, int number) {
+    if (error) return;
+    begin_ending(std::string("it was told to end by SIG") + sigabbrev_np(number), false, default_grace);
+    wait_for_signal();
+  });
 }
 
 // ---- link --------------------------------------------------------------------------------------------
@@ -742,7 +754,10 @@ void Pilot::schedule_lifetime() {
 }
 
 void Pilot::begin_ending(const std::string& reason, bool failed, std::chrono::milliseconds grace) {
-  if (ending_) return;
+  if (ending_) {  // told again: at once
+    for (auto& [id, job] : jobs_) job->hasten();
+    return;
+  }
   ending_ = true;
   end_reason_ = reason;
   spdlog::info("ending: {}", reason);
@@ -796,12 +811,12 @@ void Pilot::say_goodbye() {
 void Pilot::on_guard_dead() {
   // Nobody would clean up after us any more: at once, and all of it.
   spdlog::error("the guard died: ending everything");
-  processes_ ? processes_->stop() : void();
+  if (processes_) processes_->stop();
   end_all_descendants({"FLOTILLA_INSTANCE=" + to_hex(start_.instance()), "FLOTILLA_PILOT=" + std::to_string(start_.pilot()),
                        "FLOTILLA_NODE=" + std::to_string(start_.node())});
   std::error_code ignored;
   fs::remove_all(runtime_dir_, ignored);
-  if (!start_.settings().debug()) fs::remove_all(pilot_dir_, ignored);
+  fs::remove_all(keep_pilot_dir_ ? pilot_dir_ / "spool" : pilot_dir_, ignored);
   spdlog::shutdown();
   _exit(1);
 }

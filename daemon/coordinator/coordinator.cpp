@@ -23,6 +23,7 @@ namespace {
 constexpr auto commit_retry = 500ms;       // a full disk: try again, nothing is acknowledged meanwhile
 constexpr auto tick_interval = 500ms;      // only while something waits for time alone (queue time-outs, leases)
 constexpr auto sample_interval = 500ms;    // calls and bytes per second of remote workers
+constexpr auto local_replacement_pause = 10s;  // between two starts of a local pilot that died
 constexpr std::size_t watcher_limit_bytes = 32u << 20;  // a watcher that lags more than this is ended
 
 CoreSettings core_settings(const Config& config) {
@@ -53,6 +54,7 @@ Coordinator::Coordinator(asio::io_context& io, Config config, Places places, std
       retry_commit_(io),
       ticks_(io),
       sampling_(io),
+      local_replacement_(io, std::chrono::steady_clock::time_point::min()),
       prompts_(io),
       outputs_(places_.state / "output", config_.output_limit_bytes),
       blobs_(places_.state / "blobs"),
@@ -212,6 +214,7 @@ void Coordinator::end_jobs(const std::vector<JobId>& ids) {
   for (const JobId id : ids) {
     const Job* job = state().job(id);
     if (!job) continue;
+    input_flows_.erase(id);
     if (job->worker()) {
       if (const auto call = worker_calls_.find(id); call != worker_calls_.end()) {
         auto reply = std::move(call->second);
@@ -262,6 +265,7 @@ void Coordinator::tell(const Outbox& out) {
       return w.pilots() || std::find(w.pilot_ids().begin(), w.pilot_ids().end(), id.value) != w.pilot_ids().end();
     });
     if (ended(it->second.state)) {
+      if (it->second.state == v1::PILOT_FAILED && it->second.spec.resource() == "local") replace_local_pilot();
       for (const auto& [index, node] : it->second.nodes) {
         const auto local = local_nodes_.find(NodeId{id, index});
         if (local != local_nodes_.end() && !local->second.link) local_nodes_.erase(local);
@@ -564,6 +568,18 @@ void Coordinator::ensure_local_pilot() {
   spec.set_idle_ms(-1);
   if (auto id = core_.start_pilot(std::move(spec), now(), out_); !id)
     spdlog::error("the local pilot cannot be started: {}", id.error().text());
+  touch();
+}
+
+// The one that was lost is started again: at once, but not in a tight circle when it cannot live.
+void Coordinator::replace_local_pilot() {
+  if (ending_ || local_replacement_.expiry() > std::chrono::steady_clock::now()) return;
+  asio::post(io_, [this] { ensure_local_pilot(); });
+  local_replacement_.expires_after(local_replacement_pause);
+  local_replacement_.async_wait([this](boost::system::error_code code) {
+    if (code) return;
+    ensure_local_pilot();
+  });
 }
 
 Result<std::vector<PilotId>> Coordinator::select_pilots(const google::protobuf::RepeatedField<std::uint64_t>& ids,

@@ -125,9 +125,11 @@ class Coordinator final : public MonitorSource {
   void on_local_frame(const link::LinkPtr& link, v1::Frame frame);
   void on_local_closed(const link::LinkPtr& link, const std::string& cause);
   void ensure_local_pilot();
+  void replace_local_pilot();
   void launch(PilotId id);
 
   void take_output(NodeId from, const v1::OutputData& data);
+  void on_input_taken(NodeId from, const v1::InputTaken& taken);
   void settle_output(JobId id);  // forgets the attempt when all is in
   bool output_complete(const Job& job);
   void send_blob(NodeId to, const v1::NeedBlob& wanted);
@@ -155,6 +157,7 @@ class Coordinator final : public MonitorSource {
   bool ticking_ = false;
   boost::asio::steady_timer sampling_;
   bool sampling_on_ = false;
+  boost::asio::steady_timer local_replacement_;
 
   Prompts prompts_;
   OutputStore outputs_;
@@ -175,6 +178,10 @@ class Coordinator final : public MonitorSource {
   std::map<JobId, std::function<void(Result<v1::WorkerChannel>)>> worker_calls_;
   std::map<std::uint64_t, std::shared_ptr<LogSession>> log_requests_;
   std::uint64_t last_log_request_ = 0;
+  struct InputFlow {
+    std::uint64_t sent = 0, taken = 0;  // bytes of a job's input, since this daemon started
+  };
+  std::map<JobId, InputFlow> input_flows_;
   struct Sample {
     std::uint64_t calls = 0, to = 0, from = 0;
     std::int64_t at_ms = 0;

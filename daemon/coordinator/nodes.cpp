@@ -203,6 +203,7 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
     case v1::Frame::kWorkerConnected: core_.on_worker_connected(from, frame.worker_connected(), now(), out_); break;
     case v1::Frame::kAttemptEnded: core_.on_attempt_ended(from, frame.attempt_ended(), now(), out_); break;
     case v1::Frame::kOutputData: take_output(from, frame.output_data()); return;
+    case v1::Frame::kInputTaken: on_input_taken(from, frame.input_taken()); return;
     case v1::Frame::kNeedBlob: send_blob(from, frame.need_blob()); return;
     case v1::Frame::kPilotEnding:
       core_.on_pilot_ending(from, frame.pilot_ending().reason(), frame.pilot_ending().failed(), now(), out_);

@@ -13,6 +13,7 @@ namespace {
 constexpr std::size_t output_chunk_bytes = 256u << 10;
 constexpr std::size_t output_queue_bytes = 1u << 20;     // what may wait for a slow client
 constexpr std::size_t early_input_bytes = 1u << 20;      // what may wait for a job that has not started
+constexpr std::uint64_t input_credit_bytes = 1u << 20;   // what may be under way to a job beyond what it has taken
 constexpr std::uint64_t log_tail_bytes = 64u << 10;
 constexpr auto log_poll = std::chrono::milliseconds(250);  // only while somebody follows the daemon's own log
 }  // namespace
@@ -146,9 +147,23 @@ void Coordinator::AttachSession::feed(std::string data, bool eof) {
   v1::Frame frame;
   frame.mutable_input_data()->mutable_id()->set_job(id.value);
   frame.mutable_input_data()->mutable_id()->set_attempt(job->attempt);
+  InputFlow& flow = c.input_flows_[id];
+  flow.sent += data.size();
+  if (flow.sent - flow.taken > input_credit_bytes) stream->pause();
   frame.mutable_input_data()->set_data(std::move(data));
   frame.mutable_input_data()->set_eof(eof);
   c.send(job->node, std::move(frame));
+}
+
+void Coordinator::on_input_taken(NodeId from, const v1::InputTaken& taken) {
+  const JobId id{taken.id().job()};
+  const auto flow = input_flows_.find(id);
+  const Job* job = state().job(id);
+  if (flow == input_flows_.end() || !job || job->node != from) return;
+  flow->second.taken = std::max(flow->second.taken, taken.bytes());
+  if (flow->second.sent - std::min(flow->second.sent, flow->second.taken) > input_credit_bytes) return;
+  if (const auto attached = attached_.find(id); attached != attached_.end())
+    for (auto& session : attached->second) session->stream->resume();
 }
 
 void Coordinator::AttachSession::pump() {
