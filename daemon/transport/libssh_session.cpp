@@ -178,7 +178,7 @@ class ChannelStream final : public Stream, public ChannelWire {
   std::uint32_t epoch_;
   std::string ticket_, socket_;
   std::string rest_;           // taken from libssh, not yet taken by the channel
-  bool attached_ = false, blocked_ = false;
+  bool attached_ = false, blocked_ = false, writing_ = false;
 };
 
 class LibsshSession final : public Session {
@@ -469,21 +469,27 @@ void ChannelStream::open_failed(const Error& error) {
 
 long ChannelStream::write(const iovec* pieces, int count) {
   long sum = 0;
+  writing_ = true;
   for (int i = 0; i < count; ++i) {
     const auto room = std::min(writable(), pieces[i].iov_len);
     if (room == 0) break;
     const long written = write_channel(static_cast<const char*>(pieces[i].iov_base), room);
-    if (written < 0) return sum > 0 ? sum : -1;
+    if (written < 0) {
+      writing_ = false;
+      return sum > 0 ? sum : -1;
+    }
     sum += written;
     if (static_cast<std::size_t>(written) < pieces[i].iov_len) break;
   }
+  writing_ = false;
   blocked_ = sum == 0;
   return sum;
 }
 
 std::size_t ChannelStream::on_data(std::string_view data) {
   if (!attached_) return data.size();
-  if (!rest_.empty()) return 0;
+  // libssh may hand on packets from inside a write, under the channel's mutex: they wait for after_turn().
+  if (writing_ || !rest_.empty()) return 0;
   return user_->on_wire_bytes(data);
 }
 
@@ -529,7 +535,9 @@ LibsshSession::~LibsshSession() {
   if (event_ && session_) ssh_event_remove_session(event_, session_);
   if (event_) ssh_event_free(event_);
   if (session_) {
-    if (ssh_is_connected(session_)) ssh_disconnect(session_);
+    // libssh leaves a socket open that it was given, when it says goodbye.
+    const unique_fd fd(ssh_is_connected(session_) ? ssh_get_fd(session_) : -1);
+    if (fd) ssh_disconnect(session_);
     ssh_free(session_);
   }
   services_.control->set_socket(-1);

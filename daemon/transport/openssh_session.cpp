@@ -143,7 +143,7 @@ struct Relay {
   std::string dialer;                    // what to try when the child fails before a byte came
   bool over() const { return up.passed_on && down.passed_on; }
 
-  static bool pump(int from, int to, Way& way) {
+  static bool pump(int from, int to, Way& way, bool keep_open = false) {
     char buffer[piece_bytes];
     bool moved = false;
     for (int round = 0; round < 8; ++round) {
@@ -167,6 +167,7 @@ struct Relay {
         way.waiting.erase(0, static_cast<std::size_t>(count));
       }
       if (way.ended) {
+        if (keep_open) break;
         if (!way.passed_on) ::shutdown(to, SHUT_WR);
         way.passed_on = true;
         break;
@@ -297,7 +298,7 @@ class OpensshSession final : public Session {
                                  {master_->exited_fd(), POLLIN, 0}};
       for (auto& each : relays_) {
         short local = 0, remote = 0;
-        if (!each.up.ended && each.up.waiting.empty()) local |= POLLIN;
+        if (!each.done && !each.up.ended && each.up.waiting.empty()) local |= POLLIN;
         if (!each.up.waiting.empty()) remote |= POLLOUT;
         if (!each.down.ended && each.down.waiting.empty()) remote |= POLLIN;
         if (!each.down.waiting.empty()) local |= POLLOUT;
@@ -336,8 +337,9 @@ class OpensshSession final : public Session {
         }
         wires_.remove_if([](const auto& each) { return !each->user->attached(each.get()); });
         for (auto& each : relays_) {
-          Relay::pump(each.local.get(), each.child->stdio(), each.up);
-          const bool came = Relay::pump(each.child->stdio(), each.local.get(), each.down);
+          // An sshd speaks first: until it has, another way may have to be found, and nothing is lost.
+          if (!each.done) Relay::pump(each.local.get(), each.child->stdio(), each.up);
+          const bool came = Relay::pump(each.child->stdio(), each.local.get(), each.down, static_cast<bool>(each.done));
           if (came && each.done) std::exchange(each.done, nullptr)({});
           if (each.down.ended && each.done) try_dialer(each);
         }
@@ -590,7 +592,6 @@ class OpensshSession final : public Session {
     if (!child) return refuse(": " + child.error().message);
     relay.child = std::move(*child);
     relay.down = {};
-    relay.up.passed_on = false;
   }
 
   SessionServices services_;

@@ -16,6 +16,7 @@
 #include <map>
 #include <thread>
 
+#include "proto/agent/helpers.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
 #include "proto/base/version.hpp"
@@ -249,6 +250,8 @@ int connect_part() {
 int main(int argc, char** argv) {
   if (argc == 3 && !std::strcmp(argv[1], "verify")) return verify(argv[2]);
   if (argc >= 2 && !std::strcmp(argv[1], "connect")) return connect_part();
+  if (argc >= 2 && !std::strcmp(argv[1], "ask")) return ask_main(argc - 1, argv + 1);
+  if (argc >= 2 && !std::strcmp(argv[1], "pass-fd")) return pass_fd_main(argc - 1, argv + 1);
   if (argc == 4 && !std::strcmp(argv[1], "dial")) return dial(argv[2], std::atoi(argv[3]));
   return 2;
 }
