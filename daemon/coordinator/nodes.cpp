@@ -163,7 +163,6 @@ void Coordinator::launch(PilotId id) {
   *start.mutable_setup() = order.setup();
   start.set_upper_socket((places_.runtime / "pilots.sock").string());
   start.set_secret(pilot.secret);
-  start.set_beside_hub(true);
   start.set_runtime_dir((places_.runtime / fmt::format("p{}.0", id.value)).string());
   start.set_resource(pilot.spec.resource());
   local_driver_.launch(start);
