@@ -227,6 +227,7 @@ void FakeDaemon::on_frame(const link::LinkPtr& link, v1::Frame frame) {
       auto& seen = jobs[frame.attempt_ended().id().job()];
       ++seen.ends;
       seen.end = frame.attempt_ended();
+      if (on_end) on_end(seen.end);
       if (auto_forget) forget(frame.attempt_ended().id().job());
       break;
     }

@@ -74,6 +74,7 @@ class FakeDaemon {
   std::vector<v1::NeedBlob> needs;
   std::vector<v1::LogData> logs;
   std::function<void(const v1::NeedBlob&)> on_need;
+  std::function<void(const v1::AttemptEnded&)> on_end;
   std::function<void(const v1::ChannelAck&)> on_channel_ack;
   std::function<void(const v1::ChannelEnd&)> on_channel_end;
   std::function<void(const v1::ChannelData&)> on_channel_data;

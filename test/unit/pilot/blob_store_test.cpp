@@ -1,0 +1,74 @@
+#include "pilot/process/blob_store.hpp"
+
+#include <stdlib.h>
+
+#include <catch2/catch.hpp>
+#include <fstream>
+
+#include "pilot/process/scratch.hpp"
+#include "proto/base/random.hpp"
+
+using namespace flotilla;
+using namespace flotilla::pilot;
+namespace fs = std::filesystem;
+
+namespace {
+struct Folder {
+  fs::path path;
+  Folder() {
+    char name[] = "/tmp/flblob-XXXXXX";
+    path = mkdtemp(name);
+  }
+  ~Folder() { fs::remove_all(path); }
+};
+}  // namespace
+
+TEST_CASE("names that stay inside of a folder") {
+  for (const char* name : {"a", "a/b.c", "..a/b", ".hidden"}) CHECK(is_inside_name(name));
+  for (const char* name : {"", "/a", "..", "a/../b", "a//b", "./a", "a/", "a/.."}) CHECK_FALSE(is_inside_name(name));
+}
+
+TEST_CASE("pieces in order make a blob; a wrong hash leaves nothing") {
+  Folder folder;
+  BlobStore store(folder.path);
+  const std::string content(3000, 'x'), hash = sha256(content);
+  CHECK(store.begin(hash) == 0);
+  CHECK(*store.add(hash, 0, content.substr(0, 1000), false) == BlobStore::Progress::more);
+  CHECK(*store.add(hash, 0, content.substr(0, 1000), false) == BlobStore::Progress::more);  // again: no harm
+  CHECK(store.begin(hash) == 1000);
+  CHECK(*store.add(hash, 1000, content.substr(1000), true) == BlobStore::Progress::complete);
+  CHECK(store.has(hash));
+  const std::string other = sha256("other");
+  store.begin(other);
+  CHECK_FALSE(store.add(other, 0, "not that", true).has_value());
+  CHECK_FALSE(store.has(other));
+  CHECK(std::distance(fs::directory_iterator(folder.path), {}) == 1);
+
+  v1::InputFile file;
+  file.set_name("in/side");
+  file.set_sha256(hash);
+  file.set_mode(0500);
+  const fs::path job = folder.path / "job";
+  fs::create_directory(job);
+  REQUIRE(store.place(file, job));
+  CHECK(fs::file_size(job / "in/side") == 3000);
+  CHECK(fs::status(job / "in/side").permissions() == fs::perms(0500));
+  fs::remove_all(job);
+  store.shrink_to(2999);
+  CHECK_FALSE(store.has(hash));
+}
+
+TEST_CASE("scratch is the first place that can be written") {
+  Folder folder;
+  std::ofstream(folder.path / "file") << "no folder";
+  auto candidates = scratch_candidates((folder.path / "file").string(), folder.path / "home", 4711);
+  REQUIRE(candidates.size() == 4);
+  CHECK(candidates[0] == folder.path / "file" / "flotilla");
+  CHECK(candidates[1] == folder.path / "home/.cache/flotilla");
+  CHECK(candidates[2] == "/tmp/flotilla-4711");
+  CHECK(choose_scratch(candidates).value() == candidates[1]);
+  auto none = choose_scratch({candidates[0]});
+  REQUIRE_FALSE(none.has_value());
+  CHECK(none.error().faults.size() == 1);
+  CHECK(scratch_candidates("~/x", "/home/u", 1)[0] == "/home/u/x/flotilla");
+}
