@@ -22,7 +22,8 @@ namespace {
 // Stands for the site's ssh. Hosts: down* cannot be reached, silent* never answer, bare* have no agent yet, broken* cannot run
 // a pilot; all others are this machine, seen as if from the network.
 constexpr const char* fake_ssh = R"(#!/bin/sh
-while [ $# -gt 0 ]; do case "$1" in -o) shift 2;; -*) shift;; *) break;; esac; done
+forward=
+while [ $# -gt 0 ]; do case "$1" in -o) shift 2;; -L) forward=$2; shift 2;; -*) shift;; *) break;; esac; done
 host=$1; shift
 command="$*"
 case $host in
@@ -31,6 +32,10 @@ case $host in
   bare*) command=$(printf '%s' "$command" | sed 's#@AGENT@#/nonexistent/agent#g');;
   broken*) echo "motd of $host"; echo "disk is full" >&2; exit 3;;
 esac
+if [ -n "$forward" ]; then  # another front end: the first process's host name, and a link for the forwarded socket
+  ln -sf "${forward#*:}" "${forward%%:*}"
+  exec nsenter --target 1 --uts sh -c "$command"
+fi
 echo "Welcome to $host"
 export SSH_CONNECTION="127.0.0.1 5555 127.0.0.1 22" HOME="@DIR@/home-$host"
 mkdir -p "$HOME"
@@ -124,6 +129,10 @@ std::string FakeDaemon::connect(const std::function<void(v1::HubStart&)>& change
   hub::Spawn what;
   what.program = FLOTILLA_AGENT;
   what.argv = {"flotilla-agent", "connect", "--instance", to_hex(instance)};
+  if (!connector_host.empty()) {
+    what.program = "unshare";
+    what.argv = {"unshare", "--uts", "sh", "-c", "hostname " + connector_host + " && exec " FLOTILLA_AGENT " connect"};
+  }
   what.env["PATH"] = (dir / "bin").string() + ":" + std::getenv("PATH");
   what.env["HOME"] = dir.string();
   what.in = what.out = theirs.get();

@@ -28,6 +28,8 @@ class FakeDaemon {
 
   // Runs a connector; returns its line. With FLOTILLA-HUB the link is taken up.
   std::string connect(const std::function<void(v1::HubStart&)>& change = {});
+  // The connector runs on a host of this name (a UTS namespace of its own); empty = this host.
+  std::string connector_host;
   // Connects, waits for Hello, welcomes the hub.
   void link_up();
   void cut();  // kills the connector

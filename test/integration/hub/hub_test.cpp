@@ -365,6 +365,33 @@ TEST_CASE("a connector of another build replaces a hub without pilots, and keeps
   CHECK(nothing_left(daemon));
 }
 
+TEST_CASE("a login on another front end goes on to the hub where it runs; where none runs one is started") {
+  if (getuid() != 0 || system("unshare --uts nsenter --target 1 --uts true 2>/dev/null") != 0) {
+    WARN("skipped: another host name needs a UTS namespace, and that root");
+    return;
+  }
+  FakeDaemon daemon;
+  daemon.link_up();
+  const auto pid = daemon.hello.pid();
+  const auto here = daemon.channel_socket;
+  daemon.launch(7);
+  REQUIRE(daemon.run_until([&] { return daemon.joined("7.0"); }));
+  daemon.connector_host = "other-front-end";
+  daemon.link_up();
+  CHECK(daemon.hello.pid() == pid);
+  CHECK(daemon.hello.host() == host_name());
+  CHECK(daemon.channel_socket != here);
+  CHECK(channel::connect_unix(daemon.channel_socket));
+  const auto there = daemon.channel_socket.parent_path();
+  daemon.end_hub();
+  CHECK(nothing_left(daemon));
+  daemon.link_up();
+  CHECK(daemon.hello.host() == "other-front-end");
+  daemon.end_hub();
+  CHECK(nothing_left(daemon));
+  std::filesystem::remove_all(there);
+}
+
 TEST_CASE("the hub's log is read and followed, and holds no secret") {
   FakeDaemon daemon;
   daemon.link_up();
