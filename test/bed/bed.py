@@ -345,14 +345,16 @@ class Host:
         return [line.split()[3] for line in lines if len(line.split()) >= 4]
 
     def heal_all(self):
-        """Network as at the start; power as it is."""
+        """Cables in, no delay; addresses and power as they are."""
         if self.on:
             self.heal()
-            for network, address in ADDRESSES[self.name].items():
-                if self.addresses[network] != address:
-                    self.change_address(network, address)
-                if network in self._delays:
-                    self.delay(network, 0)
+            for network in tuple(self._delays):
+                self.delay(network, 0)
+
+    def restore_addresses(self):
+        for network, address in ADDRESSES[self.name].items():
+            if self.on and self.addresses[network] != address:
+                self.change_address(network, address)
 
     def delay(self, network, milliseconds):
         """Every packet from and to this host on that network waits so long; 0 = no more."""
@@ -709,6 +711,10 @@ class Flotilla:
     def job(self, id):
         found = self.json("job", "show", str(id))
         return found[0] if isinstance(found, list) else found
+
+    def wait_hub(self, name, state, timeout=60):
+        return wait_until(lambda: any(r["hub_state"] == state for r in self.json("resource", "list") if r["spec"]["name"] == name), timeout,
+                          f"the hub of {name} is {state}", every=0.1)
 
     def submit(self, *argv):
         return int(self.output("submit", *argv).split()[-1].rstrip("."))

@@ -52,6 +52,9 @@ def flotilla(bed, request):
                 process.kill()
         pytest.fail(f"left running after `flotilla daemon stop --all` (exit code {ended.returncode}):\n" + "\n".join(left)
                     + f"\n{ended.stdout}{ended.stderr}")
+    finally:
+        for host in bed.hosts.values():
+            host.restore_addresses()
 
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)

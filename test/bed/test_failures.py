@@ -172,11 +172,12 @@ def test_a_lost_link_in_a_call(bed, cluster, label, how):
         if how == "cut":
             time.sleep(6)       # the length of the cut, longer than the call
         heal()
-        said = script.line(45)
+        said = script.line(60)
         took = time.monotonic() - begin
         assert said in ("frontend", "node1", "node2")
         assert script.line(20) == "5"
-        assert took < 25, f"{took:.1f} s"
+        # Nobody tells of a changed address: the keepalive over ssh (15 s + 20 s) finds it out.
+        assert took < (45 if how == "address" else 15), f"{took:.1f} s"
 
 
 @pytest.mark.parametrize("label", ["front", "nodes"])
@@ -227,7 +228,7 @@ def test_a_cut_of_a_minute(bed, cluster):
         cluster.wait_pilot(pilot, "unreachable", 50)
         assert cluster.job(job)["pilot_unreachable"]
         waiting = cluster.submit("--on", "front", "--", "true")
-        assert "unreachable" in cluster.output("job", "why", str(waiting)).lower() or "reach" in cluster.output("job", "why", str(waiting))
+        assert "cut" in cluster.output("job", "why", str(waiting))
         time.sleep(20)          # the rest of the minute
         bed.laptop.heal("pub")
         healed = time.monotonic()
@@ -266,6 +267,7 @@ def test_cut_off_pilots_end_themselves(bed, cluster):
                90, "cut off too long: the pilot has ended all that it started")
     wait_until(lambda: not bed.node1.processes_of_flotilla() and not bed.node2.processes_of_flotilla(), 20, "and itself")
     bed.laptop.heal("pub")
+    cluster.wait_hub("nodes", "connected")
 
 
 def test_pilots_end_at_their_time_and_when_idle(bed, cluster):
