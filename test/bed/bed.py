@@ -509,6 +509,11 @@ def programs():
     return None
 
 
+def program(name):
+    built = programs()
+    return next(p for p in (built / name, built / "client" / "cli" / name, built / "proto" / name) if p.exists())
+
+
 class Bed:
     """`with Bed() as bed:` makes the hosts; the end takes everything away, also when the body failed."""
 
@@ -582,9 +587,8 @@ class Bed:
         if built:
             copy = self.folder / "programs"
             copy.mkdir()
-            for program in ("flotilla", "flotilla-agent"):
-                source = next(p for p in (built / program, built / "client" / "cli" / program, built / "proto" / program) if p.exists())
-                shutil.copy2(source, copy / program)
+            for name in ("flotilla", "flotilla-agent"):
+                shutil.copy2(program(name), copy / name)
             binds.append((copy, "/opt/flotilla/bin"))
         if self.python:
             binds.append((ROOT, ROOT))
