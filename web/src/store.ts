@@ -15,7 +15,10 @@ export interface Counters {
 export interface Rates { at: number[]; calls: number[]; out: number[]; in: number[] }
 export const samplesKept = 300;
 
-interface Meter { rates: Rates; calls: number; out: number; in: number; atMs: number }
+// The counters come every few seconds at the most: between two of them the rate is what it was, and it is set right when
+// the next ones are there. Without any for `heldSamples` the worker is idle.
+const heldSamples = 6;
+interface Meter { rates: Rates; calls: number; out: number; in: number; atMs: number; held: number }
 
 export type JobGroup = "all" | "waiting" | "running" | "finished" | "failed" | "canceled";
 export const jobGroups: JobGroup[] = ["all", "waiting", "running", "finished", "failed", "canceled"];
@@ -101,19 +104,30 @@ export class Store {
       const { calls, bytesOut, bytesIn } = job.channel;
       let meter = this.meters.get(job.id);
       if (!meter) {
-        meter = { rates: { at: [], calls: [], out: [], in: [] }, calls, out: bytesOut, in: bytesIn, atMs: nowMs };
+        meter = { rates: { at: [], calls: [], out: [], in: [] }, calls, out: bytesOut, in: bytesIn, atMs: nowMs, held: 0 };
         this.meters.set(job.id, meter);
         continue;
       }
-      const seconds = (nowMs - meter.atMs) / 1000;
-      if (seconds <= 0) continue;
       const { rates } = meter;
+      const series = [rates.calls, rates.out, rates.in];
+      const moved = calls !== meter.calls || bytesOut !== meter.out || bytesIn !== meter.in;
+      let now = series.map((one) => (meter.held < heldSamples ? one.at(-1) ?? 0 : 0));
+      if (moved) {
+        // Of a long silence only the last moments count: the rest was idle.
+        const seconds = Math.max(0.001, Math.min((nowMs - meter.atMs) / 1000, heldSamples));
+        now = [calls - meter.calls, bytesOut - meter.out, bytesIn - meter.in].map((more) => Math.max(0, more) / seconds);
+        correct(series, Math.min(meter.held, heldSamples - 1), now);
+        Object.assign(meter, { calls, out: bytesOut, in: bytesIn, atMs: nowMs, held: 0 });
+      } else {
+        meter.held += 1;
+        if (meter.held === heldSamples) {
+          now = [0, 0, 0];
+          correct(series, heldSamples - 1, now);
+        }
+      }
       rates.at.push(nowMs / 1000);
-      rates.calls.push(Math.max(0, calls - meter.calls) / seconds);
-      rates.out.push(Math.max(0, bytesOut - meter.out) / seconds);
-      rates.in.push(Math.max(0, bytesIn - meter.in) / seconds);
-      if (rates.at.length > samplesKept) for (const series of [rates.at, rates.calls, rates.out, rates.in]) series.shift();
-      Object.assign(meter, { calls, out: bytesOut, in: bytesIn, atMs: nowMs });
+      series.forEach((one, i) => one.push(now[i] ?? 0));
+      if (rates.at.length > samplesKept) for (const one of [rates.at, ...series]) one.shift();
     }
     for (const id of this.meters.keys()) if (!this.state.jobs.has(id)) this.meters.delete(id);
     if (any) this.touch();
@@ -158,6 +172,13 @@ export class Store {
     this.version += 1;
     for (const listener of this.listeners) listener();
   }
+}
+
+// Sets the last `count` values of each series.
+function correct(series: number[][], count: number, values: number[]): void {
+  series.forEach((one, i) => {
+    for (let at = Math.max(0, one.length - count); at < one.length; ++at) one[at] = values[i] ?? 0;
+  });
 }
 
 export function countJobs(jobs: Iterable<Job>): Counters {

@@ -81,10 +81,34 @@ describe("rates", () => {
     expect(store.rates(1)?.calls).toEqual([]);
     store.apply([worker(300, 3000)]);
     store.sample(12_000);
-    store.sample(13_000);
-    expect(store.rates(1)?.calls).toEqual([100, 0]);
-    expect(store.rates(1)?.out).toEqual([1000, 0]);
-    expect(store.rates(1)?.at).toEqual([12, 13]);
+    expect(store.rates(1)?.calls).toEqual([100]);
+    expect(store.rates(1)?.out).toEqual([1000]);
+    expect(store.rates(1)?.at).toEqual([12]);
+  });
+  it("between two counters the rate is held, and set right by the next", () => {
+    const store = filled(worker(0, 0));
+    store.sample(0);
+    store.apply([worker(100, 0)]);
+    store.sample(1000);
+    store.sample(2000);
+    store.sample(3000);
+    expect(store.rates(1)?.calls).toEqual([100, 100, 100]);
+    store.apply([worker(160, 0)]);
+    store.sample(4000);
+    expect(store.rates(1)?.calls).toEqual([100, 20, 20, 20]);
+    expect(store.rates(1)?.at).toEqual([1, 2, 3, 4]);
+  });
+  it("without counters for some seconds the worker is idle, and its next calls are of late", () => {
+    const store = filled(worker(0, 0));
+    store.sample(0);
+    store.apply([worker(100, 0)]);
+    for (let second = 1; second <= 31; ++second) store.sample(second * 1000);
+    expect(store.rates(1)?.calls[0]).toBe(100);
+    expect(Math.max(...(store.rates(1)?.calls.slice(1) ?? [1]))).toBe(0);
+    store.apply([worker(700, 0)]);
+    store.sample(32_000);
+    expect(store.rates(1)?.calls.at(-1)).toBe(100);
+    expect(store.rates(1)?.calls.length).toBe(32);
   });
   it("a counter that starts over is no negative rate; the history is bounded; what is gone is forgotten", () => {
     const store = filled(worker(100, 1000));
@@ -130,6 +154,6 @@ describe("filters", () => {
     const many = Array.from({ length: 10_000 }, (_, i) => readJob({ id: String(i), spec: { command: { argv: ["mc_run", String(i)] } }, state: "JOB_FINISHED" }));
     const start = performance.now();
     expect(selectJobs(many, { ...all, text: "mc_run 99" }).length).toBeGreaterThan(100);
-    expect(performance.now() - start).toBeLessThan(1000);
+    expect(performance.now() - start).toBeLessThan(3000);
   });
 });
