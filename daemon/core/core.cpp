@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "daemon/core/validate.hpp"
-#include "proto/base/random.hpp"
+#include "proto/base/hex.hpp"
 
 namespace flotilla::daemon {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "proto/base/random.hpp"
+#include "proto/base/hex.hpp"
 #include "proto/base/version.hpp"
 
 namespace flotilla::hub {

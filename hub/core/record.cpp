@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "proto/base/random.hpp"
+#include "proto/base/hex.hpp"
 
 namespace flotilla::hub {
 namespace {
