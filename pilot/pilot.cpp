@@ -50,7 +50,7 @@ using namespace std::chrono_literals;
 
 constexpr auto register_limit = 9s;        // the starter waits 10 s, and should hear the reason
 constexpr auto setup_limit = 8s;
-constexpr auto status_interval = 5s;       // load and counters, only while something runs
+constexpr auto status_interval = 1s;       // load and counters, only while something runs
 constexpr auto default_grace = 5s;         // between TERM and KILL at the pilot's end
 constexpr auto farewell_wait = 2s;         // for the daemon to take the last ends and output
 constexpr auto ending_limit = 10s;         // beyond the grace; then the guard does the rest
@@ -158,6 +158,7 @@ class Pilot {
   void check_ended();
   void say_goodbye();
   void on_guard_dead();
+  void report_status();
   void send_status();
   void read_log(const v1::ReadLog& request);
 
@@ -298,6 +299,8 @@ void Pilot::make_services() {
   services.on_started = [this](Attempt id) { table_.on_started(id); };
   services.on_exited = [this](Attempt id) { table_.on_exited(id); };
   services.on_ended = [this](Attempt id, Ending ending) {
+    // A worker's last counts go out before its end does.
+    if (const auto job = jobs_.find(id); job != jobs_.end() && job->second->channel_counts()) report_status();
     table_.on_ended(id, std::move(ending));
     report_end(id);
     admit_soon();
@@ -821,7 +824,7 @@ void Pilot::on_guard_dead() {
   _exit(1);
 }
 
-void Pilot::send_status() {
+void Pilot::report_status() {
   if (welcomed_) {
     v1::Frame frame;
     auto& status = *frame.mutable_node_status();
@@ -838,6 +841,10 @@ void Pilot::send_status() {
       }
     send(std::move(frame));
   }
+}
+
+void Pilot::send_status() {
+  report_status();
   if (!table_.busy()) return;  // the last one, after the end of the last job, has gone out
   status_scheduled_ = true;
   status_timer_.expires_after(status_interval);
