@@ -94,10 +94,6 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
     what.program = program;
     what.argv = std::move(argv);
     what.env = owner_.services_.env;
-    if (order_.host.empty()) {
-      what.env["FLOTILLA_PILOT"] = std::to_string(order_.node.pilot.value);
-      what.env["FLOTILLA_NODE"] = std::to_string(order_.node.node);
-    }
     what.in = stdin_fd ? stdin_fd.get() : in->read.get();
     what.out = out->write.get();
     what.err = err->write.get();

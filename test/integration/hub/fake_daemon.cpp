@@ -32,9 +32,9 @@ case $host in
   bare*) command=$(printf '%s' "$command" | sed 's#@AGENT@#/nonexistent/agent#g');;
   broken*) echo "motd of $host"; echo "disk is full" >&2; exit 3;;
 esac
-if [ -n "$forward" ]; then  # another front end: the first process's host name, and a link for the forwarded socket
+if [ -n "$forward" ]; then  # another front end: the test's own host name, and a link for the forwarded socket
   ln -sf "${forward#*:}" "${forward%%:*}"
-  exec nsenter --target 1 --uts sh -c "$command"
+  exec nsenter --uts=/proc/@PID@/ns/uts sh -c "$command"
 fi
 echo "Welcome to $host"
 export SSH_CONNECTION="127.0.0.1 5555 127.0.0.1 22" HOME="@DIR@/home-$host"
@@ -58,6 +58,7 @@ FakeDaemon::FakeDaemon() : instance(random_bytes(16)) {
   fs::create_directories(dir / "bin");
   std::string script = fake_ssh;
   replace_all(script, "@AGENT@", FLOTILLA_AGENT);
+  replace_all(script, "@PID@", std::to_string(getpid()));
   replace_all(script, "@DIR@", dir.string());
   std::ofstream(dir / "bin" / "ssh") << script;
   chmod((dir / "bin" / "ssh").c_str(), 0755);

@@ -97,7 +97,7 @@ TEST_CASE("what the connector cannot do is said in one line of JSON") {
     CHECK(line.starts_with("ERROR {"));
     CHECK(line.find("nonsense") == std::string::npos);
   }
-  CHECK(daemon.processes().empty());
+  CHECK(nothing_left(daemon));
 }
 
 TEST_CASE("a pilot beside the hub: started, runs a command, killed: told at once, nothing left") {
@@ -366,7 +366,7 @@ TEST_CASE("a connector of another build replaces a hub without pilots, and keeps
 }
 
 TEST_CASE("a login on another front end goes on to the hub where it runs; where none runs one is started") {
-  if (getuid() != 0 || system("unshare --uts nsenter --target 1 --uts true 2>/dev/null") != 0) {
+  if (getuid() != 0 || system("unshare --uts true 2>/dev/null") != 0) {
     WARN("skipped: another host name needs a UTS namespace, and that root");
     return;
   }
