@@ -5,6 +5,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 scripts=$root/scripts
 venv=$root/.venv
 started=$SECONDS
+# Two checkouts share what the compiler cache has.
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 # say TEXT: one line of progress, with the seconds since the start.
 say() { printf '\n== [%4ds] %s\n' "$((SECONDS - started))" "$*"; }
