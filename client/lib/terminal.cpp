@@ -71,11 +71,14 @@ std::optional<std::string> ask_on_terminal(const Prompt& prompt) {
   if (!prompt.resource.empty()) text = printable(prompt.resource) + ": " + text;
   if (prompt.kind == Prompt::Kind::host_key) text += "\nAccept this host key (yes/no)? ";
   else if (!text.empty() && text.back() != ' ') text += ' ';
-  write_all(terminal.get(), text);
-  if (prompt.kind != Prompt::Kind::secret) return read_line(terminal.get());
+  if (prompt.kind != Prompt::Kind::secret) {
+    write_all(terminal.get(), text);
+    return read_line(terminal.get());
+  }
   std::optional<std::string> answer;
   {
-    const NoEcho quiet(terminal.get());
+    const NoEcho quiet(terminal.get());  // before the question stands there
+    write_all(terminal.get(), text);
     answer = read_line(terminal.get());
   }
   write_all(terminal.get(), "\n");

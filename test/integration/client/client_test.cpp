@@ -1,7 +1,12 @@
+#include <fcntl.h>
 #include <poll.h>
+#include <pty.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -243,4 +248,52 @@ TEST_CASE("a wait outlives a daemon that is killed") {
   CHECK(waiting.get().state == JobState::finished);
   CHECK(result.get().standard_output == "before\nbetween\nafter\n");
   CHECK(daemon.info().pid != pid);
+}
+
+TEST_CASE("questions on the terminal: secrets are not echoed, a server's escape sequences do not get there") {
+  int master = -1, slave = -1;
+  REQUIRE(openpty(&master, &slave, nullptr, nullptr, nullptr) == 0);
+  fcntl(master, F_SETFD, FD_CLOEXEC);
+  const auto read_until = [&](const std::string& end) {
+    std::string text;
+    for (char c; text.find(end) == std::string::npos;) {
+      pollfd polled{master, POLLIN, 0};
+      if (poll(&polled, 1, 20'000) != 1 || read(master, &c, 1) != 1) break;
+      text += c;
+    }
+    return text;
+  };
+  const auto ask = [&](const char* kind, const char* text) {
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    for (int fd : {0, 1, 2}) posix_spawn_file_actions_adddup2(&actions, slave, fd);
+    const char* program = std::getenv("FLOTILLA_TEST_QUESTION");
+    REQUIRE(program);
+    const char* argv[] = {"setsid", "--ctty", program, kind, text, nullptr};
+    pid_t pid = 0;
+    REQUIRE(posix_spawnp(&pid, "setsid", &actions, nullptr, const_cast<char**>(argv), environ) == 0);
+    posix_spawn_file_actions_destroy(&actions);
+    return pid;
+  };
+  const auto echoes = [&] {
+    termios state{};
+    REQUIRE(tcgetattr(master, &state) == 0);
+    return (state.c_lflag & ECHO) != 0;
+  };
+  pid_t pid = ask("secret", "Pass\033[2Jword:");
+  CHECK(read_until("Pass[2Jword: ") == "far: Pass[2Jword: ");
+  CHECK_FALSE(echoes());
+  REQUIRE(write(master, "s3cret\n", 7) == 7);
+  CHECK(read_until("answer=s3cret.") == "\r\nanswer=s3cret.");
+  int status = 0;
+  CHECK(waitpid(pid, &status, 0) == pid);
+  CHECK(echoes());
+
+  pid = ask("host_key", "unknown key");
+  CHECK(read_until("(yes/no)? ").find("far: unknown key") != std::string::npos);
+  REQUIRE(write(master, "yes\n", 4) == 4);
+  CHECK(read_until("answer=yes.").find("answer=yes.") != std::string::npos);
+  CHECK(waitpid(pid, &status, 0) == pid);
+  close(slave);
+  close(master);
 }
