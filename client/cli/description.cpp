@@ -1,7 +1,6 @@
 #include "client/cli/description.hpp"
 
-#define TOML_HEADER_ONLY 1
-#define TOML_EXCEPTIONS 0
+// With its default settings, as everywhere in this program: other settings in one file break the one-definition rule.
 #include <toml++/toml.h>
 
 #include <algorithm>
@@ -225,13 +224,13 @@ v1::ResourceSpec read_resource(const toml::table& table, std::vector<std::string
 template <class Item>
 Result<std::vector<Item>> parse(const std::string& text, const std::string& source, const char* kind,
                                 Item (*read)(const toml::table&, std::vector<std::string>&)) {
-  const toml::parse_result parsed = toml::parse(text, source);
-  if (!parsed) {
-    const auto& problem = parsed.error();
+  toml::table table;
+  try {
+    table = toml::parse(text, source);
+  } catch (const toml::parse_error& problem) {
     return fail(Code::invalid_argument, source + ", line " + std::to_string(problem.source().begin.line) + ": " +
                                             std::string(problem.description()));
   }
-  const toml::table& table = parsed.table();
   std::vector<Item> items;
   std::vector<std::string> faults;
   if (const auto* node = table.get(kind); node && (node->is_table() || node->is_array_of_tables())) {

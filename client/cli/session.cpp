@@ -112,6 +112,7 @@ class Connection {
     while (stream_->read(message)) {
       if (message.has_output()) {
         if (!show(message.output())) {
+          stream_->cancel();   // else the end would wait for what nobody reads
           const std::scoped_lock lock(mutex_);
           seen_.output_closed = true;
           break;
@@ -126,7 +127,6 @@ class Connection {
       }
       ring(bell_);
     }
-    stream_->cancel();
     const Status status = stream_->finish();
     {
       const std::scoped_lock lock(mutex_);
