@@ -6,6 +6,7 @@ desk.example.org are the front end. `# -> text` at the end of a line: the page's
 """
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -73,12 +74,14 @@ def test_the_examples_of_a_page(blocks, tmp_path):
     else:
         page = tmp_path / "page"
         page.mkdir()
-        environment = {"PATH": f"{beds.program('flotilla').parent}:{beds.PATH}", "HOME": str(tmp_path), "NO_COLOR": "1", "LANG": "C.UTF-8",
-                       "FLOTILLA_STATE_DIR": str(tmp_path / "state"), "FLOTILLA_CONFIG": str(tmp_path / "config.toml"),
-                       "FLOTILLA_PROGRAM": str(beds.program("flotilla"))}
-        (tmp_path / "config.toml").write_text(f'[daemon]\nagent = "{beds.program("flotilla-agent")}"\n')
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        for name in ("flotilla", "flotilla-agent"):
+            shutil.copy2(beds.program(name), programs / name)    # beside each other, as they are installed
+        environment = {"PATH": f"{programs}:{beds.PATH}", "HOME": str(tmp_path), "NO_COLOR": "1", "LANG": "C.UTF-8",
+                       "FLOTILLA_STATE_DIR": str(tmp_path / "state"), "FLOTILLA_CONFIG": str(tmp_path / "config.toml")}
         try:
             check(subprocess.run(["bash", "-c", script], cwd=page, env=environment, capture_output=True, text=True, timeout=240,
                                  stdin=subprocess.DEVNULL), wanted)
         finally:
-            subprocess.run([beds.program("flotilla"), "daemon", "stop", "--all"], env=environment, capture_output=True, timeout=60)
+            subprocess.run([programs / "flotilla", "daemon", "stop", "--all"], env=environment, capture_output=True, timeout=60)
