@@ -339,6 +339,21 @@ TEST_CASE("a channel to a node: relayed over TLS both ways, 100 MB and calls") {
   }
 }
 
+TEST_CASE("a channel to a real pilot on a node: it dials the hub, and its answer comes back") {
+  Site site;
+  REQUIRE(site.daemon.run_until([&] { return site.daemon.joined("7.0", 1); }));
+  const auto opened = expect(site.daemon, "7.0", 99);
+  unique_fd socket(*channel::connect_unix(site.daemon.channel_socket));
+  REQUIRE(hub::write_all(socket.get(), opened.header));
+  auto reading = std::async(std::launch::async, [&] { return read_bytes(socket.get(), channel::opening_bytes); });
+  site.daemon.run_until([&] { return reading.wait_for(0s) == std::future_status::ready; }, 25s);
+  const auto parsed = channel::parse_opening(reading.get());
+  REQUIRE(parsed);
+  CHECK(parsed->channel == 99);
+  CHECK(parsed->flags == (channel::opening_answer | channel::opening_refused));
+  CHECK(ended(socket.get()));
+}
+
 TEST_CASE("dial joins stdin and stdout to a port, and half-closes") {
   unique_fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in own{};
