@@ -490,14 +490,14 @@ std::size_t ChannelStream::on_data(std::string_view data) {
   if (!attached_) return data.size();
   // libssh may hand on packets from inside a write, under the channel's mutex: they wait for after_turn().
   if (writing_ || !rest_.empty()) return 0;
-  return user_->on_wire_bytes(data);
+  return user_->on_wire_bytes(this, data);
 }
 
 void ChannelStream::take_rest() {
   char piece[piece_bytes];
   while (attached_) {
     if (!rest_.empty()) {
-      const auto taken = user_->on_wire_bytes(rest_);
+      const auto taken = user_->on_wire_bytes(this, rest_);
       rest_.erase(0, taken);
       if (!rest_.empty()) return;
     }
@@ -519,7 +519,7 @@ void ChannelStream::after_turn() {
   }
   if (blocked_ && writable() > 0) {
     blocked_ = false;
-    user_->on_wire_writable();
+    user_->on_wire_writable(this);
   }
   if ((remote_eof_ || remote_closed_) && rest_.empty() && !held_) {
     user_->detach(this, "the hub closed the connection");

@@ -180,8 +180,8 @@ struct Relay {
 // The wire of a resumable channel, through the master's forwarding.
 class SocketWire final : public ChannelWire {
  public:
-  SocketWire(std::shared_ptr<UserChannel> user, unique_fd fd, std::uint32_t epoch, std::string ticket)
-      : user(std::move(user)), fd(std::move(fd)), epoch(epoch), ticket(std::move(ticket)) {}
+  SocketWire(std::shared_ptr<UserChannel> user, unique_fd fd)
+      : user(std::move(user)), fd(std::move(fd)) {}
   ~SocketWire() { user->detach(this, "the connection to the resource ended"); }
   long write(const iovec* pieces, int count) override {
     msghdr message{};
@@ -198,7 +198,7 @@ class SocketWire final : public ChannelWire {
     char buffer[piece_bytes];
     for (int round = 0; round < 8; ++round) {
       if (!rest.empty()) {
-        rest.erase(0, user->on_wire_bytes(rest));
+        rest.erase(0, user->on_wire_bytes(this, rest));
         if (!rest.empty()) return true;
       }
       const auto count = ::recv(fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
@@ -206,7 +206,7 @@ class SocketWire final : public ChannelWire {
       if (count < 0 && is_wait(errno)) return true;
       if (count <= 0) return false;
       came = true;
-      const auto taken = user->on_wire_bytes({buffer, static_cast<std::size_t>(count)});
+      const auto taken = user->on_wire_bytes(this, {buffer, static_cast<std::size_t>(count)});
       if (taken < static_cast<std::size_t>(count)) rest.assign(buffer + taken, static_cast<std::size_t>(count) - taken);
     }
     return true;
@@ -217,8 +217,7 @@ class SocketWire final : public ChannelWire {
 
   std::shared_ptr<UserChannel> user;
   unique_fd fd;
-  std::uint32_t epoch;
-  std::string ticket, rest;
+  std::string rest;
   bool blocked = false, came = false;
 };
 
@@ -323,16 +322,13 @@ class OpensshSession final : public Session {
           if (from_user) wire.user->on_user_ready(from_user);
           if (wire.blocked && (from_wire & POLLOUT)) {
             wire.blocked = false;
-            wire.user->on_wire_writable();
+            wire.user->on_wire_writable(&wire);
           }
           bool there = true;
           if ((from_wire & (POLLIN | POLLHUP | POLLERR)) || (!wire.rest.empty() && from_user)) there = wire.read();
-          if (!there && !wire.came && !forwarding_worked_) {
-            wire.user->detach(&wire, "forwarding is refused");
-            wire.user->forwarding_failed(wire.epoch, wire.ticket);
-          } else if (!there) {
-            wire.user->detach(&wire, "the hub closed the connection");
-          }
+          // ssh takes the connection before it knows whether the other side forwards. The next opening then goes by frames.
+          if (!there && !wire.came && !forwarding_worked_) forwarding_forbidden_ = true;
+          if (!there) wire.user->detach(&wire, forwarding_forbidden_ ? "forwarding is refused" : "the hub closed the connection");
           forwarding_worked_ = forwarding_worked_ || wire.came;
         }
         wires_.remove_if([](const auto& each) { return !each->user->attached(each.get()); });
@@ -372,6 +368,7 @@ class OpensshSession final : public Session {
 
   void open_channel(std::shared_ptr<UserChannel> channel, std::uint32_t epoch, const std::string& ticket) override {
     const auto local = directory_ / "ch";
+    if (forwarding_forbidden_) return channel->forwarding_failed(epoch, ticket);
     if (!forwarded_) {
       auto forwarded = forward(local);
       if (!forwarded) {
@@ -385,7 +382,7 @@ class OpensshSession final : public Session {
       spdlog::info("{}: channel {} cannot be forwarded: {}", where(), channel->number(), fd.error().text());
       return channel->forwarding_failed(epoch, ticket);
     }
-    wires_.push_back(std::make_unique<SocketWire>(channel, std::move(*fd), epoch, ticket));
+    wires_.push_back(std::make_unique<SocketWire>(channel, std::move(*fd)));
     if (auto status = channel->attach(wires_.back().get(), epoch, ticket); !status) wires_.pop_back();
   }
 
@@ -601,7 +598,7 @@ class OpensshSession final : public Session {
   std::shared_ptr<Child> master_;
   std::string said_, channel_socket_;
   std::optional<Error> question_error_;
-  bool first_taken_ = false, forwarded_ = false, forwarding_worked_ = false;
+  bool first_taken_ = false, forwarded_ = false, forwarding_worked_ = false, forwarding_forbidden_ = false;
   std::list<Relay> relays_;
   std::list<std::unique_ptr<SocketWire>> wires_;
 };

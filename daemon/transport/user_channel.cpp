@@ -224,8 +224,9 @@ void UserChannel::on_user_ready(short revents) {
   settle();
 }
 
-std::size_t UserChannel::on_wire_bytes(std::string_view bytes) {
+std::size_t UserChannel::on_wire_bytes(const ChannelWire* from, std::string_view bytes) {
   std::lock_guard lock(mutex_);
+  if (wire_ != from) return bytes.size();
   std::size_t taken = 0;
   while (taken < bytes.size() && wire_) {
     const auto space = endpoint_.wire_space();
@@ -253,8 +254,9 @@ std::size_t UserChannel::on_wire_bytes(std::string_view bytes) {
   return taken;
 }
 
-void UserChannel::on_wire_writable() {
+void UserChannel::on_wire_writable(const ChannelWire* wire) {
   std::lock_guard lock(mutex_);
+  if (wire_ != wire) return;
   wire_blocked_ = false;
   flush();
 }
@@ -385,7 +387,7 @@ void UserChannel::on_io_ready(short event) {
 
 // `waiting` was swapped out; the io thread alone puts something into it.
 void UserChannel::take_frames(std::string bytes) {
-  const auto taken = bytes.empty() ? 0 : on_wire_bytes(bytes);
+  const auto taken = bytes.empty() ? 0 : on_wire_bytes(frames_.get(), bytes);  // the io thread alone changes frames_
   std::lock_guard lock(mutex_);
   if (frames_) frames_->waiting.insert(0, bytes, taken);
   watch();

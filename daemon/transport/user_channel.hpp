@@ -56,9 +56,9 @@ class UserChannel : public std::enable_shared_from_this<UserChannel> {
   int user_fd() const { return user_.get(); }   // stays open while this object lives
   short user_events() const;          // what to poll the user's socket for now; 0 = nothing
   void on_user_ready(short revents);
-  // Returns how much was taken; the rest is to be offered again after on_user_ready().
-  std::size_t on_wire_bytes(std::string_view bytes);
-  void on_wire_writable();
+  // Returns how much was taken; the rest is to be offered again after on_user_ready(). What comes from a displaced wire is dropped.
+  std::size_t on_wire_bytes(const ChannelWire* from, std::string_view bytes);
+  void on_wire_writable(const ChannelWire* wire);
   // No wire could be had: forwarding is forbidden there, or the hub's socket is not where it should be.
   void forwarding_failed(std::uint32_t epoch, const std::string& ticket);
   // The wire was quiet for a while: acknowledges what is owed, gives memory back. True: something was owed.

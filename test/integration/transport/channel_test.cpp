@@ -179,11 +179,14 @@ TEST_CASE("where forwarding is forbidden the link carries the bytes") {
       Home home;
       Machine machine(home, "AllowStreamLocalForwarding no\nAllowTcpForwarding no\n");
       Side side(home);
+      std::uint32_t epoch = 1;
+      side.channels->on_broken = [&](std::uint64_t number) { open(side, number, ++epoch); };
       side.connect(side.config(machine, transport));
       REQUIRE(side.until_connected());
       Client client(side, 1);
-      open(side, 1, 1);
+      open(side, 1, epoch);
       CHECK(in_thread(side, [&] { return echo(client, 1) && echo(client, 3'000'000); }));
+      CHECK(epoch <= 2);
       side.channels->remove(1);
     }
   }
