@@ -3,11 +3,22 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace flotilla::pilot {
 namespace {
 constexpr std::uint64_t report_interval_bytes = 256u << 10;
+}
+
+void InputPump::add_own(std::string data) {
+  if (data.empty()) return;
+  own_ += data.size();
+  queue_.push_back(std::move(data));
+}
+
+void InputPump::on_link_up() {
+  if (taken_ > 0 && on_taken) on_taken(reported_ = taken_);
 }
 
 void InputPump::add(std::string data) {
@@ -31,7 +42,8 @@ void InputPump::report() {
 void InputPump::add_eof() {
   if (stopped_ || eof_) return;
   if (kind_ == Kind::terminal) {
-    add("\x04");
+    queue_.push_back("\x04");
+    pump();
     return;
   }
   eof_ = true;
@@ -81,7 +93,9 @@ void InputPump::pump() {
       return;
     }
     written_ += static_cast<std::size_t>(n);
-    taken_ += static_cast<std::uint64_t>(n);
+    const std::uint64_t own = std::min<std::uint64_t>(own_, static_cast<std::uint64_t>(n));
+    own_ -= own;
+    taken_ = std::min(given_, taken_ + static_cast<std::uint64_t>(n) - own);  // an end-of-file character is not counted
     if (written_ == front.size()) {
       queue_.pop_front();
       written_ = 0;

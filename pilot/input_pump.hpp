@@ -17,10 +17,12 @@ class InputPump : public std::enable_shared_from_this<InputPump> {
   enum class Kind { pipe, terminal };
   explicit InputPump(boost::asio::io_context& io) : sink_(io) {}
 
+  void add_own(std::string data);  // came with the job: not counted. Before all else
   void add(std::string data);   // also before open()
   void add_eof();               // a terminal gets its end-of-file character
   void open(unique_fd fd, Kind kind);
   void stop();
+  void on_link_up();            // what was told on the last link may be lost
   // How much of the input has left this process (or never will: nobody reads): each 256 KiB, and when nothing is held.
   std::function<void(std::uint64_t bytes)> on_taken;
 
@@ -32,6 +34,7 @@ class InputPump : public std::enable_shared_from_this<InputPump> {
   Kind kind_ = Kind::pipe;
   std::deque<std::string> queue_;
   std::size_t written_ = 0;     // of the front
+  std::uint64_t own_ = 0;       // not written yet
   std::uint64_t given_ = 0, taken_ = 0, reported_ = 0;  // of all input
   bool eof_ = false, waiting_ = false, stopped_ = false;
 };

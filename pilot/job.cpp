@@ -97,7 +97,9 @@ Job::Job(JobServices& services, v1::StartAttempt start)
     frame.mutable_input_taken()->set_bytes(bytes);
     services_.send(std::move(frame));
   };
-  if (spec.has_command() && !spec.command().stdin_data().empty()) in_->add(spec.command().stdin_data());
+  in_->add_own(spec.command().stdin_data());
+  // Who takes no input: what comes in spite of that is counted as taken and dropped.
+  if (!spec.command().stdin_open() && !spec.command().terminal()) in_->add_eof();
 }
 
 Job::~Job() {
@@ -279,7 +281,6 @@ Status Job::open_streams(Streams& streams) {
     if (pipe2(ends, O_CLOEXEC) != 0) return fail(errno_error(Code::resource_exhausted, "make a pipe for the job's input"));
     streams.in.reset(ends[0]);
     in_->open(unique_fd(ends[1]), InputPump::Kind::pipe);
-    if (!spec.command().stdin_open()) in_->add_eof();
   }
   return {};
 }
@@ -491,8 +492,6 @@ void Job::signal(int number) {
 }
 
 void Job::add_input(std::string data, bool eof) {
-  if (!start_.spec().has_command() || step_ == Step::leaving || step_ == Step::over) return;
-  if (!start_.spec().command().stdin_open() && !start_.spec().command().terminal()) return;
   in_->add(std::move(data));
   if (eof) in_->add_eof();
 }
@@ -515,6 +514,7 @@ void Job::on_link_up(const v1::AttemptReport* known) {
   linked_ = true;
   if (out_) out_->on_link_up(known ? known->stdout_bytes() : 0);
   if (err_) err_->on_link_up(known ? known->stderr_bytes() : 0);
+  in_->on_link_up();
 }
 
 void Job::on_link_down() {

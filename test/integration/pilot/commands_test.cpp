@@ -100,6 +100,32 @@ TEST_CASE("input that came with the job, and input that comes later") {
   REQUIRE(daemon.wait_end(open));
   CHECK(daemon.job(open).end.exit().code() == 0);
   CHECK(daemon.job(open).out_eof);
+  // What was taken is told; of what came with the job nothing.
+  CHECK(daemon.inputs_taken[open] == 21);
+  CHECK(daemon.inputs_taken.count(given) == 0);
+}
+
+TEST_CASE("input that nobody reads is told as taken only when it can never be") {
+  Running daemon;
+  const auto job = daemon.submit_shell("while ! test -e go; do sleep 0.02; done; exec 0<&-; while ! test -e end; do sleep 0.02; done",
+                                       [](v1::JobSpec& s) { s.mutable_command()->set_stdin_open(true); });
+  const auto deaf = daemon.submit_shell("while ! test -e end; do sleep 0.02; done");
+  REQUIRE(daemon.wait_running(job));
+  REQUIRE(daemon.wait_running(deaf));
+  for (const auto id : {job, deaf}) {
+    v1::Frame frame;
+    *frame.mutable_input_data()->mutable_id() = id_of(id);
+    frame.mutable_input_data()->set_data(std::string(1 << 20, 'x'));
+    daemon.send(frame);
+  }
+  REQUIRE(daemon.run_until([&] { return daemon.inputs_taken[deaf] == 1 << 20; }));
+  CHECK(daemon.inputs_taken[job] < 1 << 20);  // a pipe's content at most
+  std::ofstream(daemon.dir / "go") << "go\n";
+  REQUIRE(daemon.run_until([&] { return daemon.inputs_taken[job] == 1 << 20; }));
+  CHECK(daemon.job(job).ends == 0);
+  std::ofstream(daemon.dir / "end") << "end\n";
+  REQUIRE(daemon.wait_end(job));
+  REQUIRE(daemon.wait_end(deaf));
 }
 
 TEST_CASE("a job's environment: ours, the resource's, the job's; nothing of a launcher") {

@@ -70,6 +70,7 @@ class FakeDaemon {
   v1::PilotEnding ending;
   v1::Welcome welcome;                  // changed before a pilot comes
   std::map<std::uint64_t, SeenJob> jobs;
+  std::map<std::uint64_t, std::uint64_t> inputs_taken;
   std::vector<v1::NodeStatus> statuses;
   std::vector<v1::NeedBlob> needs;
   std::vector<v1::LogData> logs;

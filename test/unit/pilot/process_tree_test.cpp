@@ -37,7 +37,7 @@ TEST_CASE("processes are seen with their parent, group and environment") {
   SpawnRequest request;
   request.argv = {"sleep", "1000"};
   request.environment = &environment;
-  request.folder = "/";
+  request.folder = "/tmp";
   unique_fd null(open("/dev/null", 2));
   request.stdin_fd = request.stdout_fd = request.stderr_fd = null.get();
   auto pid = spawn(request, "here");
