@@ -27,6 +27,7 @@ while [ $# -gt 0 ]; do case "$1" in -o) shift 2;; -L) forward=$2; shift 2;; -*) 
 host=$1; shift
 command="$*"
 case $host in
+  real*) exec /usr/bin/ssh -F @DIR@/ssh_config "$host" "$command";;
   down*) echo "ssh: connect to host $host port 22: No route to host" >&2; exit 255;;
   silent*) exec sleep 100;;
   bare*) command=$(printf '%s' "$command" | sed 's#@AGENT@#/nonexistent/agent#g');;

@@ -1,3 +1,5 @@
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -308,6 +310,88 @@ TEST_CASE("nodes over ssh and TLS: in parallel, one down, one with a spare, one 
     daemon.send(stop);
     REQUIRE(daemon.run_until([&] { return daemon.report(7, 0, v1::LaunchReport::FAILED); }, 3s));
   }
+  daemon.end_hub();
+  CHECK(nothing_left(daemon));
+}
+
+namespace {
+
+// A real sshd on loopback with keys of its own, for the host name "real1".
+struct RealSshd {
+  explicit RealSshd(const FakeDaemon& daemon) {
+    const std::string dir = daemon.dir.string();
+    unique_fd probe(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in own{};
+    own.sin_family = AF_INET;
+    own.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof own;
+    REQUIRE(bind(probe.get(), reinterpret_cast<sockaddr*>(&own), size) == 0);
+    REQUIRE(getsockname(probe.get(), reinterpret_cast<sockaddr*>(&own), &size) == 0);
+    const std::string port = std::to_string(ntohs(own.sin_port));
+    probe.reset();
+    for (const char* key : {"host_key", "user_key"}) REQUIRE(system(("ssh-keygen -q -t ed25519 -N '' -f " + dir + "/" + key).c_str()) == 0);
+    std::filesystem::copy_file(dir + "/user_key.pub", dir + "/authorized_keys");
+    std::filesystem::create_directories("/run/sshd");
+    REQUIRE(write_file(dir + "/sshd_config", "Port " + port + "\nListenAddress 127.0.0.1\nHostKey " + dir + "/host_key\nAuthorizedKeysFile " + dir +
+                                                 "/authorized_keys\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n"));
+    REQUIRE(write_file(dir + "/ssh_config", "Host real*\n  HostName 127.0.0.1\n  Port " + port + "\n  IdentityFile " + dir +
+                                                "/user_key\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
+                                                "  LogLevel ERROR\n  BatchMode yes\n  ConnectTimeout 5\n"));
+    hub::Spawn what;
+    what.program = "/usr/sbin/sshd";
+    what.argv = {"/usr/sbin/sshd", "-D", "-e", "-f", dir + "/sshd_config"};
+    auto started = hub::spawn(what);
+    REQUIRE(started);
+    child = std::move(*started);
+    // It is there when it answers.
+    const auto end = std::chrono::steady_clock::now() + 10s;
+    for (bool there = false; !there;) {
+      REQUIRE(std::chrono::steady_clock::now() < end);
+      unique_fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      there = connect(fd.get(), reinterpret_cast<sockaddr*>(&own), sizeof own) == 0;
+      if (!there) usleep(10'000);
+    }
+  }
+  ~RealSshd() {
+    if (!child.pid) return;
+    kill(child.pid, SIGKILL);
+    hub::reap(child);
+  }
+  hub::Child child;
+};
+
+}  // namespace
+
+TEST_CASE("a node behind a real sshd: the pilot starts there, and outlives the session that started it") {
+  if (getuid() != 0 || access("/usr/sbin/sshd", X_OK) != 0) {
+    WARN("skipped: needs root and sshd");
+    return;
+  }
+  FakeDaemon daemon;
+  RealSshd sshd(daemon);
+  daemon.link_up();
+  const auto begin = std::chrono::steady_clock::now();
+  daemon.launch(7, 2, {"real1", "real2"});
+  REQUIRE(daemon.run_until([&] { return daemon.joined("7.0") && daemon.joined("7.1"); }));
+  WARN("launch to both nodes joined over a real sshd: " << ms(std::chrono::steady_clock::now() - begin) << " ms");
+  CHECK_FALSE(daemon.joined("7.0")->node_joined().node().beside_hub());
+  daemon.submit_shell("7.1", 1, "exit 4");
+  REQUIRE(daemon.run_until([&] { return daemon.ended(1); }));
+  CHECK(daemon.ended(1)->attempt_ended().exit().code() == 4);
+
+  // Another one, whose start is refused by its own setup.
+  daemon.launch(8, 1, {"real1"}, [](v1::LaunchPilot& order) { order.add_setup("echo no module here >&2; exit 9"); });
+  REQUIRE(daemon.run_until([&] { return daemon.report(8, 0, v1::LaunchReport::FAILED); }));
+  CHECK(daemon.report(8, 0, v1::LaunchReport::FAILED)->launch_report().host() == "real1");
+  CHECK(daemon.report(8, 0, v1::LaunchReport::FAILED)->launch_report().stderr_tail().find("no module here") != std::string::npos);
+
+  // The sshd is gone: new nodes cannot be reached, those that run go on.
+  kill(sshd.child.pid, SIGKILL);
+  daemon.launch(9, 1, {"real1"});
+  REQUIRE(daemon.run_until([&] { return daemon.report(9, 0, v1::LaunchReport::FAILED); }));
+  CHECK(daemon.report(9, 0, v1::LaunchReport::FAILED)->launch_report().exit_code() == 255);
+  daemon.submit_shell("7.0", 2, "exit 5");
+  REQUIRE(daemon.run_until([&] { return daemon.ended(2); }));
   daemon.end_hub();
   CHECK(nothing_left(daemon));
 }
