@@ -1,6 +1,8 @@
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
+#include <thread>
 
 #include "client/cli/command.hpp"
 #include "client/cli/daemon_start.hpp"
@@ -11,7 +13,10 @@ namespace flotilla::cli {
 namespace {
 
 constexpr DaemonClient::Limit status_limit{5'000};
-constexpr int end_limit_ms = 60'000;   // after the daemon said that it is done, or nothing more
+constexpr int end_limit_ms = 60'000;   // after its connection ended
+constexpr int done_limit_ms = 10'000;  // after it said that it is done: what is left is its own clean-up
+constexpr std::chrono::milliseconds rejoin_limit{15'000};   // pilots dial again at least every 2 s
+constexpr std::chrono::milliseconds rejoin_step{100};
 
 Result<int> show_status(const Context& context) {
   auto client = DaemonClient::connect(StartDaemon::no, AnyBuild::yes);
@@ -56,6 +61,7 @@ Result<bool> stop(bool all, bool kill_it) {
     return fail(socket.error());
   }
   const int pid = socket->pid;
+  bool done = false;
   socket->fd.reset();
   // Programs that are attached to jobs shall not start it again.
   if (auto marked = write_file(stopped_marker(), "stopped by 'flotilla daemon stop'\n"); !marked) return fail(marked.error());
@@ -77,6 +83,7 @@ Result<bool> stop(bool all, bool kill_it) {
         said = fail(error_of_wire(progress.error()));
       else
         line.show(progress.message());
+      done = done || (progress.done() && !progress.has_error());
       return true;
     });
     line.clear();
@@ -84,10 +91,33 @@ Result<bool> stop(bool all, bool kill_it) {
     // The connection may end together with the daemon.
     if (!ended && ended.error().code != Code::unavailable) return fail(ended.error());
   }
+  if (done && !wait_for_end(pid, done_limit_ms)) {
+    // All is in its journal: nothing is lost by this.
+    note("The daemon said that it was done, but did not end within " + format_duration(done_limit_ms) + ": it is killed.");
+    kill(pid, SIGKILL);
+  }
   if (!wait_for_end(pid, end_limit_ms))
     return fail(Code::timeout, "the daemon (process " + std::to_string(pid) + ") has not ended after " + format_duration(end_limit_ms),
                 "end it with 'flotilla daemon stop --kill'; jobs and pilots go on");
   return true;
+}
+
+// After a start: until the pilots that outlived the last daemon are here again, so that they can be told to end.
+Status wait_for_pilots() {
+  auto client = DaemonClient::connect(StartDaemon::no, AnyBuild::yes);
+  if (!client) return fail(client.error());
+  StatusLine line;
+  const auto end = std::chrono::steady_clock::now() + rejoin_limit;
+  for (;;) {
+    const auto reply = (*client)->list_pilots({});
+    if (!reply) return fail(reply.error());
+    std::size_t missing = 0;
+    for (const auto& pilot : reply->pilots())
+      for (const auto& node : pilot.nodes()) missing += pilot.state() < v1::PILOT_FINISHED && !node.connected();
+    if (missing == 0 || std::chrono::steady_clock::now() > end) return {};
+    line.show("waiting for " + std::to_string(missing) + " nodes of pilots to come back");
+    std::this_thread::sleep_for(rejoin_step);
+  }
 }
 
 }  // namespace
@@ -137,6 +167,7 @@ void add_daemon_commands(Context& context, CLI::App* root) {
         }
         // Pilots may have outlived an earlier daemon: it is needed to end them.
         if (const auto started = start_daemon(); !started) return fail(started.error());
+        if (const auto back = wait_for_pilots(); !back) return fail(back.error());
         const auto again = stop(true, false);
         if (!again) return fail(again.error());
         note("All has ended.");

@@ -61,7 +61,6 @@ Status upload_one(DaemonClient& client, const std::string& name, const std::stri
   file.set_size(size);
   file.set_mode(info.st_mode & 0777);
 
-  if (size == 0) return {};   // nothing to bring
   bool asked = false;
   const auto present = client.put_blob([&](v1::BlobChunk& chunk) {
     if (asked) return false;
