@@ -1,6 +1,6 @@
 """Benchmarks on the test bed. Every figure stands beside its floor or peer of the same run; ratios count, not the figures.
 
-python -m test.bench [calls|commands|start|memory]...
+python test/bench [calls|commands|start|memory]...
 """
 import json
 import os
