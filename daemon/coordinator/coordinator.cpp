@@ -131,12 +131,16 @@ Status Coordinator::start() {
       options.token = random_hex(16);
       (void)journal_->put("web_token", options.token);
     }
+    // Pages that are open find the daemon again where it was.
+    options.last_port = static_cast<std::uint16_t>(std::atoi(journal_->get("web_port").c_str()));
     return options;
   }());
   if (auto status = monitor_->start(); !status) {
     // Not worth refusing to work: `daemon status` shows that there is no page.
     spdlog::error("no web page: {}", status.error().text());
     monitor_.reset();
+  } else {
+    (void)journal_->put("web_port", std::to_string(monitor_->port()));
   }
   ensure_local_pilot();
   touch();
@@ -278,7 +282,7 @@ void Coordinator::tell(const Outbox& out) {
     const auto attached = attached_.find(id);
     if (attached != attached_.end())
       for (auto& session : std::vector(attached->second)) session->on_job_changed();
-    if (!monitor_ && watchers_.empty()) continue;
+    if (watchers_.empty() && !(monitor_ && monitor_->wanted())) continue;
     v1::Change change;
     *change.mutable_job() = show(*job);
     each(std::move(change), [&](const v1::WatchRequest& w) {
