@@ -32,6 +32,7 @@
 #include "pilot/process/blob_store.hpp"
 #include "pilot/process/processes.hpp"
 #include "pilot/process/scratch.hpp"
+#include "pilot/process/spawn.hpp"
 #include "pilot/setup.hpp"
 #include "pilot/worker/hand_over.hpp"
 #include "pilot/worker/remote_channels.hpp"
@@ -546,6 +547,7 @@ void Pilot::on_frame(v1::Frame frame) {
       break;
     case v1::Frame::kOutputWindow:
       if (Job* job = find(frame.output_window().id())) job->on_window(frame.output_window());
+      if (ending_) check_ended();  // while output is taken we stay
       break;
     case v1::Frame::kForgetAttempt: {
       const auto& id = frame.forget_attempt().id();
@@ -902,7 +904,10 @@ int serve_pilot(int guard_pid) {
     return 2;
   }
   close(config_fd);
-  return Pilot(std::move(start), guard_pid).run();
+  raise_open_file_limit();
+  // Never destroyed: gRPC's threads may still post to its io_context when everything else is over.
+  auto* pilot = new Pilot(std::move(start), guard_pid);
+  _exit(pilot->run());
 }
 
 }  // namespace flotilla::pilot

@@ -1,5 +1,6 @@
 // Commands through the real pilot: output, input, exit codes, signals, folders, files, limits.
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -157,8 +158,17 @@ TEST_CASE("a job's environment: ours, the resource's, the job's; nothing of a la
   CHECK(out.find("join secret") == std::string::npos);
 }
 
-TEST_CASE("output into files, merged output") {
+TEST_CASE("output into files, merged output; a job's limits are the caller's") {
+  rlimit own{};
+  getrlimit(RLIMIT_NOFILE, &own);
+  const rlimit before = own;
+  own.rlim_cur = 1000;
+  setrlimit(RLIMIT_NOFILE, &own);
   Running daemon;
+  setrlimit(RLIMIT_NOFILE, &before);
+  const auto limit = daemon.submit_shell("sleep 0.05; sh -c 'ulimit -n'");
+  REQUIRE(daemon.wait_end(limit));
+  CHECK(daemon.job(limit).out == "1000\n");
   const auto files = daemon.submit_shell("echo o; echo e >&2; exit 1", [](v1::JobSpec& s) {
     s.mutable_command()->set_stdout_file("o.txt");
     s.mutable_command()->set_stderr_file("e.txt");
