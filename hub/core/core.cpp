@@ -41,10 +41,7 @@ void Core::restore(std::map<std::uint64_t, Launch> launches, std::set<std::uint6
   for (auto& [pilot, launch] : launches_)
     for (auto& [index, node] : launch.nodes)
       if (alive(node)) {
-        node.stage = Stage::lost;
-        node.link = 0;
-        node.lost_since = now;
-        node.message = "the hub was started again";
+        lose(node, rejoin_grace_ms, "the hub was started again", now);
       }
   note_need(now);
 }
@@ -113,10 +110,7 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
         continue;
       }
       out.abort.push_back(it->first);
-      node->link = 0;
-      node->stage = Stage::lost;
-      node->lost_since = now;
-      node->message = "it was asked to connect anew";
+      lose(*node, rejoin_grace_ms, "it was asked to connect anew", now);
       it = links_.erase(it);
     }
     return;
@@ -495,9 +489,7 @@ void Core::on_pilot_closed(Tag link, const std::string& cause, Moment now, Outbo
   } else if (node->process_dead) {
     leave(id, *node, node->message, true, out);
   } else {
-    node->stage = Stage::lost;
-    node->lost_since = now;
-    node->message = cause;
+    lose(*node, relink_grace_ms, cause, now);
     out.notes.push_back("the link of " + node_text(id) + " on " + node->host + " ended: " + cause);
   }
   note_need(now);
@@ -573,12 +565,20 @@ bool Core::has_pilots() const {
   return false;
 }
 
-// Many that come back together take longer.
-Moment Core::rejoin_grace() const {
-  std::size_t lost = 0;
+void Core::lose(Node& node, Moment grace_ms, std::string message, Moment now) {
+  node.link = 0;
+  node.stage = Stage::lost;
+  node.lost_since = now;
+  node.grace_ms = grace_ms;
+  node.message = std::move(message);
+}
+
+// What many that come back together need on top of their grace.
+Moment Core::crowd_ms() const {
+  Moment lost = 0;
   for (const auto& [pilot, launch] : launches_)
     for (const auto& [index, node] : launch.nodes) lost += node.stage == Stage::lost;
-  return rejoin_grace_ms + static_cast<Moment>(lost) * rejoin_each_ms;
+  return lost * rejoin_each_ms;
 }
 
 void Core::note_need(Moment now) {
@@ -636,13 +636,13 @@ void Core::on_tick(Moment now, Outbox& out) {
       ++it;
     }
   }
-  const Moment rejoin_ms = rejoin_grace();
+  const Moment crowd = crowd_ms();
   for (auto& [pilot, launch] : launches_) {
     for (auto& [index, node] : launch.nodes) {
-      if (node.stage != Stage::lost || now < node.lost_since + rejoin_ms) continue;
+      if (node.stage != Stage::lost || now < node.lost_since + node.grace_ms + crowd) continue;
       const NodeId id{PilotId{pilot}, index};
       leave(id, node,
-            "the link to " + node.host + " ended and was not made again within " + std::to_string(rejoin_ms / 1000) + " s" +
+            "the link to " + node.host + " ended and was not made again within " + std::to_string(node.grace_ms + crowd) + " ms" +
                 (node.message.empty() ? "" : " (" + node.message + ")"),
             node.process_dead, out);
     }
@@ -686,10 +686,10 @@ std::optional<Moment> Core::next_tick() const {
   auto at = [&](Moment moment) { next = next ? std::min(*next, moment) : moment; };
   for (const auto& [tag, link] : links_)
     if (link.awaiting_hello) at(link.since + hello_grace_ms);
-  const Moment rejoin_ms = rejoin_grace();
+  const Moment crowd = crowd_ms();
   for (const auto& [pilot, launch] : launches_) {
     for (const auto& [index, node] : launch.nodes)
-      if (node.stage == Stage::lost) at(node.lost_since + rejoin_ms);
+      if (node.stage == Stage::lost) at(node.lost_since + node.grace_ms + crowd);
     if (!daemon_ && daemon_gone_since_ && !launch.stopping && launch.settings.cutoff_ms() > 0)
       at(daemon_gone_since_ + launch.settings.cutoff_ms());
   }

@@ -24,9 +24,12 @@ using Tag = std::uint64_t;
 // Milliseconds of a clock that counts also while the machine sleeps.
 using Moment = std::int64_t;
 
-// A pilot's link that broke is dialled again within 2 s (PROTOCOL.md 2.4).
+// A pilot whose link ends dials again at once (PROTOCOL.md 2.4). A silent one is noticed after 3.5 s (keepalive); with this its
+// loss is told within 5 s.
+constexpr Moment relink_grace_ms = 1'300;
+// After the hub was started again, or has ended the links itself: pilots dial at least every 2 s,
 constexpr Moment rejoin_grace_ms = 3'000;
-// ... and each one more that comes back at the same time (a handshake) needs this.
+// and each one more that comes back at the same time (a handshake) needs this.
 constexpr Moment rejoin_each_ms = 10;
 // Who connects says who it is, or goes.
 constexpr Moment hello_grace_ms = 10'000;
@@ -70,6 +73,7 @@ struct Node {
   // Not kept over a restart of the hub:
   Tag link = 0;
   Moment lost_since = 0;
+  Moment grace_ms = 0;          // from then on
   std::set<std::string> tried;  // hosts that could not be reached
 };
 
@@ -185,7 +189,8 @@ class Core {
   void settle(std::uint64_t pilot, Outbox& out);
   void finish_if_done(Moment now, Outbox& out);
   void note_need(Moment now);
-  Moment rejoin_grace() const;
+  Moment crowd_ms() const;
+  static void lose(Node& node, Moment grace_ms, std::string message, Moment now);
 
   Identity identity_;
   std::string (*make_secret_)();

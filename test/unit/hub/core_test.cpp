@@ -252,7 +252,7 @@ TEST_CASE("a node whose link ended may come back within the grace, and nobody is
   Running bench;
   bench.close(pilot_tag);
   CHECK(bench.quiet());
-  bench.pass(rejoin_grace_ms - 1);
+  bench.pass(relink_grace_ms - 1);
   CHECK(bench.quiet());
   bench.join(pilot_tag + 1, 7);
   REQUIRE(bench.sent(daemon_tag).size() == 1);
@@ -264,7 +264,7 @@ TEST_CASE("a node whose link ended may come back within the grace, and nobody is
 TEST_CASE("a node that does not come back has left; when it comes later it joins anew") {
   Running bench;
   bench.close(pilot_tag);
-  bench.pass(rejoin_grace_ms + rejoin_each_ms);
+  bench.pass(relink_grace_ms + rejoin_each_ms);
   REQUIRE(bench.sent(daemon_tag).size() == 1);
   const auto left = bench.sent(daemon_tag)[0];
   CHECK(left.peer() == "7.0");
@@ -274,6 +274,11 @@ TEST_CASE("a node that does not come back has left; when it comes later it joins
   CHECK(bench.sent(daemon_tag).at(0).has_node_left());
   bench.join(pilot_tag + 1, 7);
   CHECK(bench.sent(daemon_tag).at(0).has_node_joined());
+}
+
+TEST_CASE("a silent node is told within 5 s") {
+  // The keepalive of links inside a cluster is 1.5 s + 2 s (PROTOCOL.md 2.5).
+  static_assert(3'500 + relink_grace_ms + 10 * rejoin_each_ms < 5'000);
 }
 
 TEST_CASE("the death of a process beside the hub is told at once, after what it said last") {
@@ -540,7 +545,9 @@ TEST_CASE("after a crash of the hub its pilots may rejoin; who does not has left
     bench.connect();
     bench.welcome();
     CHECK(bench.sent(daemon_tag).empty());
-    bench.pass(rejoin_grace_ms + rejoin_each_ms);
+    bench.pass(rejoin_grace_ms);
+    CHECK(bench.quiet());
+    bench.pass(rejoin_each_ms);
     CHECK(bench.sent(daemon_tag).at(0).has_node_left());
   }
   SECTION("it is known to be dead") {
