@@ -368,7 +368,11 @@ void Job::fail_start(const Error& error, v1::ExitKind kind) {
   spdlog::info("job {}: {}", id_.job.value, error.message);
   std::string message = error.message;
   if (!error.hint.empty()) message += "; " + error.hint;
-  finish(describe_not_started(facts_, EndOrder{kind, message, 0}));
+  Ending ending = describe_not_started(facts_, EndOrder{kind, message, 0});
+  // As shells say it; `flotilla run` returns it.
+  if (kind == v1::START_FAILED && error.code == Code::not_found) ending.reason.set_code(127);
+  if (kind == v1::START_FAILED && error.code == Code::permission_denied) ending.reason.set_code(126);
+  finish(std::move(ending));
 }
 
 // ---- while it runs -------------------------------------------------------------------------------------
