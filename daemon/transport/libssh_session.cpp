@@ -178,7 +178,7 @@ class ChannelStream final : public Stream, public ChannelWire {
   std::uint32_t epoch_;
   std::string ticket_, socket_;
   std::string rest_;           // taken from libssh, not yet taken by the channel
-  bool attached_ = false, blocked_ = false, writing_ = false;
+  bool attached_ = false, blocked_ = false, writing_ = false, in_data_ = false;
 };
 
 class LibsshSession final : public Session {
@@ -468,6 +468,10 @@ void ChannelStream::open_failed(const Error& error) {
 }
 
 long ChannelStream::write(const iovec* pieces, int count) {
+  if (in_data_) {  // inside libssh's callback nothing is written: it would move the bytes that are being read
+    blocked_ = true;
+    return 0;
+  }
   long sum = 0;
   writing_ = true;
   for (int i = 0; i < count; ++i) {
@@ -490,7 +494,10 @@ std::size_t ChannelStream::on_data(std::string_view data) {
   if (!attached_) return data.size();
   // libssh may hand on packets from inside a write, under the channel's mutex: they wait for after_turn().
   if (writing_ || !rest_.empty()) return 0;
-  return user_->on_wire_bytes(this, data);
+  in_data_ = true;
+  const auto taken = user_->on_wire_bytes(this, data);
+  in_data_ = false;
+  return taken;
 }
 
 void ChannelStream::take_rest() {

@@ -10,10 +10,12 @@
 
 #include <boost/asio/post.hpp>
 #include <cstdio>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <list>
 #include <map>
+#include <mutex>
 #include <thread>
 
 #include "proto/agent/helpers.hpp"
@@ -76,8 +78,16 @@ int dial(const char* host, int port) {
   _exit(0);
 }
 
+// Bytes for a wire, written by a thread of their own: the link must be read on, for it brings the acknowledgements.
+struct Feed {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::string waiting;
+};
+
 // One echoing channel.
 struct Echo {
+  std::shared_ptr<Feed> feed;
   std::unique_ptr<channel::FdBridge> bridge;
   std::thread thread;
   int frames = -1;                     // our side of the wire that frames feed
@@ -184,6 +194,18 @@ int connect_part() {
       bytes.erase(0, channel::opening_bytes);
       if (echo.frames >= 0) shutdown(echo.frames, SHUT_RDWR);
       echo.frames = wire[1];
+      echo.feed = std::make_shared<Feed>();
+      std::thread([fd = wire[1], feed = echo.feed] {
+        for (;;) {
+          std::string bytes;
+          {
+            std::unique_lock lock(feed->mutex);
+            feed->changed.wait(lock, [&] { return !feed->waiting.empty(); });
+            bytes.swap(feed->waiting);
+          }
+          if (!write_all(fd, bytes.data(), bytes.size())) return;
+        }
+      }).detach();
       echo.epoch = data.epoch();
       std::thread([&io, &link, fd = wire[1], number = data.channel(), epoch = data.epoch()] {
         std::uint64_t sent = 0;
@@ -203,7 +225,11 @@ int connect_part() {
       }).detach();
       echo.bridge->accept_wire(channel::make_socket_wire(unique_fd(wire[0])), *opening);
     }
-    if (data.epoch() == echo.epoch && !bytes.empty()) write_all(echo.frames, bytes.data(), bytes.size());
+    if (data.epoch() == echo.epoch && !bytes.empty()) {
+      std::lock_guard lock(echo.feed->mutex);
+      echo.feed->waiting += bytes;
+      echo.feed->changed.notify_one();
+    }
   };
 
   link::Handlers handlers;
