@@ -5,8 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <cstring>
+#include <thread>
 
 #include "daemon/api/service.hpp"
 #include "daemon/coordinator/coordinator.hpp"
@@ -18,6 +22,8 @@
 namespace flotilla {
 namespace {
 namespace fs = std::filesystem;
+
+constexpr auto end_patience = std::chrono::seconds(3);  // for open calls to end when the daemon does
 
 // The agent lies beside this program, or, in a build tree or an installation, near it.
 Result<fs::path> find_agent(const fs::path& configured) {
@@ -104,6 +110,22 @@ int run(ReadyPipe& ready, bool foreground) {
       return 70;
     }
   }
+  // Calls that are open (a client at a job's output, say) end on this thread, while another one waits for them.
+  api.stop();
+  io.restart();
+  auto work = boost::asio::make_work_guard(io);
+  boost::asio::steady_timer patience(io, end_patience);
+  patience.async_wait([](boost::system::error_code code) {
+    if (code) return;
+    spdlog::warn("some calls did not end; the daemon ends without them");
+    _exit(0);  // all that was acknowledged is in the journal
+  });
+  std::thread ending([&] {
+    api.end();
+    boost::asio::post(io, [&] { io.stop(); });
+  });
+  io.run();
+  ending.join();
   spdlog::info("the daemon ends");
   return 0;
 }

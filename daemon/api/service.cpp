@@ -32,8 +32,20 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
  public:
   Impl(asio::io_context& io, Coordinator& coordinator) : io_(io), c_(coordinator), acceptor_(io), bound_check_(io) {}
   ~Impl() override {
+    stop();
+    end();
+  }
+  // The server's own end, on any thread. Nothing is accepted any more: stop() came first.
+  void end() {
     if (server_) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+    server_.reset();
+  }
+  void stop() {
+    boost::system::error_code ignored;
+    acceptor_.close(ignored);
+    bound_check_.cancel();
     if (!path_.empty()) unlink(path_.c_str());
+    path_.clear();
   }
 
   Status listen(const std::filesystem::path& socket) {
@@ -233,5 +245,7 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
 ClientApi::ClientApi(asio::io_context& io, Coordinator& coordinator) : impl_(std::make_unique<Impl>(io, coordinator)) {}
 ClientApi::~ClientApi() = default;
 Status ClientApi::listen(const std::filesystem::path& socket) { return impl_->listen(socket); }
+void ClientApi::stop() { impl_->stop(); }
+void ClientApi::end() { impl_->end(); }
 
 }  // namespace flotilla::daemon

@@ -16,6 +16,10 @@ class ClientApi {
   ~ClientApi();
   // Binds the socket (0600), and again whenever somebody cleans it away. A socket that something listens on is refused.
   Status listen(const std::filesystem::path& socket);
+  // Accepts nobody any more. On the io_context's thread.
+  void stop();
+  // Then: ends every call; called while another thread runs the io_context, on which the calls end. Blocks until they have.
+  void end();
 
  private:
   class Impl;
