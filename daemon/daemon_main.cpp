@@ -111,6 +111,7 @@ int run(ReadyPipe& ready, bool foreground) {
     }
   }
   // Calls that are open (a client at a job's output, say) end on this thread, while another one waits for them.
+  coordinator.begin_end();
   api.stop();
   io.restart();
   auto work = boost::asio::make_work_guard(io);

@@ -817,8 +817,10 @@ void Coordinator::start_worker(const v1::StartWorkerRequest& request, CallContex
     if (it == worker_calls_.end()) return;
     auto waiting = std::move(it->second);
     worker_calls_.erase(it);
-    (void)core_.cancel(id, v1::CLIENT_GONE, "its client gave up waiting for it", now(), out_);
-    touch();
+    if (!ending_) {
+      (void)core_.cancel(id, v1::CLIENT_GONE, "its client gave up waiting for it", now(), out_);
+      touch();
+    }
     waiting(fail(Code::canceled, "canceled"));
   };
   touch();

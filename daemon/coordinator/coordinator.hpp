@@ -39,6 +39,8 @@ class Coordinator final : public MonitorSource {
 
   // Replays the journal, binds the sockets of pilots, starts the web page and the local pilot.
   Status start();
+  // From now on clients that go away do so because the daemon ends: their jobs go on.
+  void begin_end() { ending_ = true; }
   // Called when the daemon is to end (signal, or the end of a Shutdown call).
   std::function<void()> on_end;
 

@@ -210,7 +210,8 @@ void Coordinator::AttachSession::leave() {
     if (it->second.empty()) c.attached_.erase(it);
   }
   stream->on_message = nullptr;
-  if (!over && cancel_with_client && !detached && id) {
+  // The end of the daemon is no end of the client: it comes back and goes on.
+  if (!over && cancel_with_client && !detached && id && !c.ending_) {
     (void)c.core_.cancel(id, v1::CANCELED_BY_USER, "its client went away", now(), c.out_);
     c.touch();
   }
