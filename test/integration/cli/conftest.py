@@ -64,6 +64,7 @@ class Cli:
     def __init__(self, folder: Path):
         self.folder = folder
         self.program = find_program("flotilla")
+        self.started: list[subprocess.Popen] = []
         for name in ("home", "state", "work"):
             (folder / name).mkdir()
         self.work = folder / "work"
@@ -84,7 +85,10 @@ class Cli:
         more.setdefault("stdout", subprocess.PIPE)
         more.setdefault("stderr", subprocess.PIPE)
         more.setdefault("cwd", self.work)
-        return subprocess.Popen([self.program, *words], env=environment, **more)
+        more.setdefault("bufsize", 0)  # communicate() does not see what a buffer holds back
+        process = subprocess.Popen([self.program, *words], env=environment, **more)
+        self.started.append(process)
+        return process
 
     def run(self, *words: str, input: bytes | None = None, code: int | None = 0, **more) -> "Ran":
         if input is not None:
@@ -114,17 +118,27 @@ class Cli:
         return self.json("daemon", "status")["pid"]
 
     def end(self) -> None:
-        self.run("daemon", "stop", "--all", code=None)
-        left = []
-        end = time.monotonic() + WAIT_S
-        while time.monotonic() < end and (left := processes_of(str(self.folder))):
-            time.sleep(0.05)
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        assert not left, f"left running after 'daemon stop --all': {left}"
+        """All of it, in the way of a user; and, should that not do, by force, which is a failure."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        said = "'daemon stop --all' did not end"
+        try:
+            ran = self.run("daemon", "stop", "--all", code=None)
+            said = f"code {ran.code}: {ran.err}"
+            end = time.monotonic() + WAIT_S
+            while time.monotonic() < end and processes_of(str(self.folder)):
+                time.sleep(0.05)
+        finally:
+            left = {}
+            for pid in processes_of(str(self.folder)):
+                try:
+                    left[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    continue
+        assert not left, f"left running after 'daemon stop --all' ({said}): {left}"
 
 
 class Ran:
