@@ -499,8 +499,9 @@ void Coordinator::shutdown(bool all, OutStreamPtr<v1::Progress> stream) {
     wait_until(
         call, stop_patience_ms,
         [this, hubs_then_end] {
+          // One of this machine that is out of reach is dialling: it registers within seconds, and is told then.
           for (const auto& [id, pilot] : state().pilots)
-            if (!ended(pilot.state) && pilot.state != v1::PILOT_UNREACHABLE) return false;
+            if (!ended(pilot.state) && (pilot.state != v1::PILOT_UNREACHABLE || pilot.spec.resource() == "local")) return false;
           hubs_then_end();
           return true;
         },

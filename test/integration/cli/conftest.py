@@ -86,6 +86,7 @@ class Cli:
         more.setdefault("stderr", subprocess.PIPE)
         more.setdefault("cwd", self.work)
         more.setdefault("bufsize", 0)  # communicate() does not see what a buffer holds back
+        more.setdefault("bufsize", 0)  # what readline() has not asked for stays for communicate()
         process = subprocess.Popen([self.program, *words], env=environment, **more)
         self.started.append(process)
         return process
