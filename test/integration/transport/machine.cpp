@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -203,6 +204,7 @@ HubConnection& Side::connect(HubConnectionConfig config) {
 
 bool Side::until(const std::function<bool()>& done, std::chrono::milliseconds limit) {
   const auto end = std::chrono::steady_clock::now() + limit;
+  const auto work = boost::asio::make_work_guard(io);  // else it spins while nothing is under way
   while (!done() && std::chrono::steady_clock::now() < end) {
     io.restart();
     io.run_one_for(100ms);
