@@ -79,3 +79,15 @@ function(flotilla_static target)
   target_link_options(${target} PRIVATE -static -pthread)
   target_link_libraries(${target} PRIVATE ${ARGN} ${FLOTILLA_STATIC_LIBS})
 endfunction()
+
+# flotilla_lean(TARGET shared libs...): gRPC, its seventy little libraries and the C++ library from archives, all else shared.
+# A program that is typed spends more time in the dynamic linker than in its work otherwise.
+set(lean_libs ${static_libs})
+list(REMOVE_ITEM lean_libs -lssl -lcrypto -ldl -lrt -lz -latomic)
+list(FILTER lean_libs EXCLUDE REGEX "^-Wl,")
+set(FLOTILLA_LEAN_LIBS -Wl,--start-group -Wl,-Bstatic ${lean_libs} -Wl,-Bdynamic -Wl,--end-group CACHE INTERNAL "")
+function(flotilla_lean target)
+  set_target_properties(${target} PROPERTIES FLOTILLA_STATIC ON)
+  target_link_options(${target} PRIVATE -static-libstdc++ -static-libgcc -Wl,-z,lazy)
+  target_link_libraries(${target} PRIVATE ${FLOTILLA_LEAN_LIBS} ${ARGN})
+endfunction()

@@ -20,3 +20,8 @@ if(FLOTILLA_STATIC_CLI AND NOT FLOTILLA_SANITIZE)
   target_link_libraries(flotilla PRIVATE ${FLOTILLA_LIBSSH_ARCHIVE} flotilla_gssapi_stubs ${FLOTILLA_SQLITE_ARCHIVE}
                         ${FLOTILLA_ZSTD_ARCHIVE} ${FLOTILLA_STATIC_LIBS})
 endif()
+
+# Otherwise it takes from this machine what has to fit it (libssh, OpenSSL, SQLite, the C library) and brings the rest.
+if(NOT FLOTILLA_STATIC_CLI AND NOT FLOTILLA_SANITIZE)
+  flotilla_lean(flotilla ssh sqlite3 zstd ssl crypto z)
+endif()

@@ -138,17 +138,18 @@ def commands(bench):
     say(f"  xargs -P2                   {xargs:8.0f}/s   {xargs / floor:.2f}")
     say(f"  flotilla                    {ours:8.0f}/s   {ours / floor:.2f}   target >= 0.75")
     say(f"  one command, submit to result, from C++: {measured[0]['p50_ms']:.2f} ms p50, {measured[0]['p99_ms']:.2f} ms p99   target <= 1 ms")
-    times = []
-    for _ in range(20):
-        begin = time.monotonic()
-        bench.flotilla.run("run", "--", "true")
-        times.append(time.monotonic() - begin)
-    bare = []
-    for _ in range(20):
-        begin = time.monotonic()
-        bench.laptop.as_user(["true"])
-        bare.append(time.monotonic() - begin)
-    say(f"  `flotilla run -- true` as typed: {(statistics.median(times) - statistics.median(bare)) * 1e3:.1f} ms more than `true` entered the same way   target <= 15 ms")
+    program = bench.env["FLOTILLA_PROGRAM"]
+    ways = {"true": ["true"], "flotilla --version": [program, "--version"], "flotilla run -- true": [program, "run", "--", "true"]}
+    # In turns, so that what else this machine does meets all of them; the best of the medians counts.
+    typed = {}
+    for _ in range(3):
+        for name, words in ways.items():
+            median = bench.drive("typed", "20", *words)[-1]["p50_ms"]
+            typed[name] = min(median, typed.get(name, median))
+    say("  as typed, from its start to its end:")
+    for name, ms in typed.items():
+        target = "   target <= 15 ms" if name.endswith("-- true") else ""
+        say(f"    {name:22}{ms:8.1f} ms   {ms / typed['true']:5.1f} x `true`   {ms / typed['flotilla --version']:5.1f} x --version{target}")
 
 
 def start(bench):

@@ -3,6 +3,7 @@
 //   bench_driver calls tunnel HOST PORT           whatever stands behind that address
 //   bench_driver calls flotilla LABEL WORKER      a worker of ours, on a pilot with that label
 //   bench_driver commands spawn N | flotilla N    /bin/true, N times: posix_spawn with two in flight; through daemon and pilot
+//   bench_driver typed N COMMAND...               a command as typed, N times one after the other: from its start to its end
 #include <flotilla/client.hpp>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -144,6 +145,25 @@ int commands(const std::vector<std::string>& words) {
   return 0;
 }
 
+int typed(const std::vector<std::string>& words) {
+  if (words.size() < 2) return 2;
+  const int count = std::stoi(words[0]);
+  const std::vector<std::string> argv(words.begin() + 1, words.end());
+  std::vector<double> times;
+  for (int i = 0; i < count; ++i) {
+    const auto begin = Clock::now();
+    int status = 0;
+    waitpid(spawn(argv), &status, 0);
+    times.push_back(seconds_since(begin) * 1e3);
+    if (status != 0) {
+      std::fprintf(stderr, "bench: %s ended with status %d\n", argv[0].c_str(), status);
+      return 1;
+    }
+  }
+  std::printf("{\"what\": \"typed\", \"p50_ms\": %.3f, \"p99_ms\": %.3f}\n", percentile(times, 0.5), percentile(times, 0.99));
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -152,12 +172,13 @@ int main(int argc, char** argv) {
   try {
     if (!words.empty() && words[0] == "calls") code = calls({words.begin() + 1, words.end()});
     if (!words.empty() && words[0] == "commands") code = commands({words.begin() + 1, words.end()});
+    if (!words.empty() && words[0] == "typed") code = typed({words.begin() + 1, words.end()});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "bench: %s\n", error.what());
     return 1;
   }
   if (code == 2)
     std::fprintf(stderr, "usage: bench_driver calls direct WORKER | calls tunnel HOST PORT | calls flotilla LABEL WORKER\n"
-                         "       bench_driver commands spawn N | commands flotilla N\n");
+                         "       bench_driver commands spawn N | commands flotilla N | typed N COMMAND...\n");
   return code;
 }
