@@ -35,6 +35,7 @@ std::string relay(unique_fd plain, tls::Stream secure, std::string first, int st
   up.end = first.size();
   bool plain_ended = false, secure_ended = false;      // nothing more comes from there
   bool secure_finished = false, plain_finished = false;  // nothing more goes there
+  std::string broken;  // the pilot's side; what it sent before is still passed on
   for (;;) {
     short secure_wants = 0;
     bool moved = false;
@@ -79,7 +80,10 @@ std::string relay(unique_fd plain, tls::Stream secure, std::string first, int st
       if (in.step == Step::ended) secure_ended = moved = true;
       else if (in.step == Step::want_read) secure_wants |= POLLIN;
       else if (in.step == Step::want_write) secure_wants |= POLLOUT;
-      else return "the pilot's side broke: " + secure.cause();
+      else {
+        broken = "the pilot's side broke: " + secure.cause();
+        secure_ended = moved = true;
+      }
       break;
     }
     if (!down.empty()) {
@@ -91,6 +95,7 @@ std::string relay(unique_fd plain, tls::Stream secure, std::string first, int st
         return std::string("the daemon's side broke: ") + std::strerror(errno);
       }
     }
+    if (!broken.empty() && down.empty()) return broken;
     if (secure_ended && down.empty() && !plain_finished) {
       shutdown(plain.get(), SHUT_WR);
       plain_finished = true;

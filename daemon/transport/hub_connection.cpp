@@ -172,6 +172,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (!brought) return brought.error();
       agent = brought->agent;
       auto hub = start_hub(*brought->connector, *observer, start);
+      // A test leaves nothing there. What runs does not need its file, and with the connector the system's ssh ends.
+      if (test && brought->uploaded && !control->stopping())
+        if (auto removal = ssh.run(build_removal_command(agent), after(farewell_patience)); removal)
+          (void)(*removal)->read_line(after(farewell_patience));
       Error error;
       if (hub) {
         int pair[2];
@@ -186,9 +190,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
         error = hub.error();
         brought->connector.reset();
       }
-      if (test && brought->uploaded && !control->stopping())
-        if (auto removal = ssh.run(build_removal_command(agent), after(farewell_patience)); removal)
-          (void)(*removal)->read_line(after(farewell_patience));
       return error;
     }
   };

@@ -17,6 +17,7 @@
 
 #include "daemon/transport/core/bootstrap.hpp"
 #include "daemon/transport/core/known_hosts.hpp"
+#include "daemon/transport/core/ssh_words.hpp"
 #include "daemon/transport/session.hpp"
 #include "daemon/transport/spawn.hpp"
 #include "proto/base/log.hpp"
@@ -85,6 +86,7 @@ class Stream {
   ssh_channel_callbacks_struct callbacks_{};
   bool held_ = false, remote_eof_ = false, remote_closed_ = false;
   std::optional<int> exit_status_;
+  std::string exit_signal_;  // as ssh names it: ABRT
 };
 
 // A channel joined with a socket here; without one (yet) what comes is kept.
@@ -103,7 +105,12 @@ class PipeStream : public Stream {
   std::string errors;
   void on_errors(std::string_view text) override { errors.append(text); }
   bool ended() const { return remote_closed_ || (remote_eof_ && !held_); }
-  std::optional<int> exit_status() const { return exit_status_; }
+  bool closed() const { return remote_closed_; }
+  // " with exit code 3"; empty as long as nothing is known.
+  std::string how_it_ended() const {
+    if (!exit_signal_.empty()) return " by signal " + exit_signal_;
+    return exit_status_ ? " with exit code " + std::to_string(*exit_status_) : "";
+  }
   std::size_t write_now(std::string_view data) {
     const auto room = std::min(writable(), data.size());
     const long count = room ? write_channel(data.data(), room) : 0;
@@ -260,6 +267,9 @@ bool Stream::create() {
   callbacks_.channel_close_function = [](ssh_session, ssh_channel, void* self) { static_cast<Stream*>(self)->remote_closed_ = true; };
   callbacks_.channel_exit_status_function = [](ssh_session, ssh_channel, int status, void* self) {
     static_cast<Stream*>(self)->exit_status_ = status;
+  };
+  callbacks_.channel_exit_signal_function = [](ssh_session, ssh_channel, const char* signal, int, const char*, const char*, void* self) {
+    static_cast<Stream*>(self)->exit_signal_ = signal;
   };
   ssh_add_channel_callbacks(channel_, &callbacks_);
   open_until = after(channel_patience);
@@ -821,8 +831,7 @@ Status LibsshSession::check_host_key(Observer& observer) {
     auto answer = ask_user(services_, prompt);
     const auto refused = [&](const std::string& why) {
       return fail(Code::host_key_unknown, "the host key of " + where() + " is not known (" + type + " " + fingerprint + ")" + why,
-                  "compare the fingerprint with what the site publishes, then accept it: flotilla resource test " + resource +
-                      " --accept-new");
+                  accept_key_hint(resource));
     };
     if (!answer && answer.error().code == Code::canceled && control().stopping()) return fail(answer.error());
     if (!answer) return refused(": " + answer.error().message);
@@ -991,12 +1000,16 @@ class LibsshCommand final : public RemoteCommand {
     add_errors(stream_->errors);
     stream_->errors.clear();
   }
-  Error ended() const {
-    const auto status = stream_->exit_status();
-    auto said = stderr_tail();
-    return {Code::unavailable,
-            "the command on " + session_.where() + " ended" + (status ? " with exit code " + std::to_string(*status) : "") +
-                (said.empty() ? "" : ": " + said),
+  // Its exit status and its last words follow the end of its stdout.
+  Error ended() {
+    const auto until = after(last_words_patience);
+    while (!stream_->closed() && std::chrono::steady_clock::now() < until) {
+      auto more = session_.turn(until);
+      if (!more) break;
+    }
+    take();
+    const auto said = stderr_tail();
+    return {Code::unavailable, "the command on " + session_.where() + " ended" + stream_->how_it_ended() + (said.empty() ? "" : ": " + said),
             {}, Retry::yes, {}};
   }
   LibsshSession& session_;

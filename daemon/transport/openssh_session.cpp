@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstring>
 #include <list>
+#include <set>
 
 #include "daemon/transport/core/bootstrap.hpp"
 #include "daemon/transport/core/ssh_words.hpp"
@@ -116,10 +117,15 @@ class ProcessCommand final : public RemoteCommand {
       if (has_line()) return true;  // what follows the line may be for somebody else
     }
   }
+  // Its exit status follows the end of its stdout.
   Error ended() {
+    pollfd exited{child_->exited_fd(), POLLIN, 0};
+    ::poll(&exited, 1, static_cast<int>(std::chrono::milliseconds(last_words_patience).count()));
     if (!errors_ended_) take_errors();
+    const auto status = child_->ended();
     const auto said = stderr_tail();
-    return {Code::unavailable, "the command on " + place_ + " ended" + (said.empty() ? "" : ": " + said), {}, Retry::yes, {}};
+    return {Code::unavailable, "the command on " + place_ + " ended" + (status ? " (" + describe_status(*status) + ")" : "") +
+                (said.empty() ? "" : ": " + said), {}, Retry::yes, {}};
   }
 
   ThreadControl& control_;
@@ -496,18 +502,23 @@ class OpensshSession final : public Session {
         return fail(explain(observer));
       }
     }
-    observer.done(Step::reachability, "ssh has connected");
-    observer.done(Step::host_key, "ssh has checked it");
+    tick_off(observer, Step::reachability);
+    tick_off(observer, Step::host_key);
     observer.done(Step::authentication, "logged in by the system's ssh");
     return {};
+  }
+
+  // What must have gone well, as ssh is further than that; said once.
+  void tick_off(Observer& observer, Step step) {
+    if (ticked_off_.insert(step).second) observer.done(step, step == Step::reachability ? "ssh has connected" : "ssh has checked it");
   }
 
   Error explain(Observer& observer) {
     if (question_error_) return *question_error_;
     auto verdict = judge_ssh_failure(said_, where(), config_.resource);
     const auto until = static_cast<int>(verdict.where);
-    if (until > static_cast<int>(SshFailure::reachability)) observer.done(Step::reachability, "ssh has connected");
-    if (verdict.where == SshFailure::authentication) observer.done(Step::host_key, "ssh has checked it");
+    if (until > static_cast<int>(SshFailure::reachability)) tick_off(observer, Step::reachability);
+    if (verdict.where == SshFailure::authentication) tick_off(observer, Step::host_key);
     switch (verdict.where) {
       case SshFailure::name: observer.begin(Step::name, "looking up the host"); break;
       case SshFailure::host_key: observer.begin(Step::host_key, "checking the host key"); break;
@@ -542,6 +553,8 @@ class OpensshSession final : public Session {
     text = newline == std::string::npos ? "" : text.substr(newline + 1);
     if (kind == "none") return {};  // it only tells something
     auto prompt = parse_ssh_question(kind, text, config_.resource);
+    tick_off(observer, Step::reachability);
+    if (prompt.kind() != v1::PROMPT_HOST_KEY) tick_off(observer, Step::host_key);
     observer.begin(prompt.kind() == v1::PROMPT_HOST_KEY ? Step::host_key : Step::authentication, "waiting for an answer");
     if (prompt.kind() != v1::PROMPT_HOST_KEY) prompt.set_text(where() + ": " + text);
     auto answer = ask_user(services_, prompt);
@@ -551,6 +564,7 @@ class OpensshSession final : public Session {
       if (prompt.kind() == v1::PROMPT_HOST_KEY) {
         error.code = Code::host_key_unknown;
         error.message = "the host key of " + where() + " is not known (" + prompt.fingerprint() + "): " + error.message;
+        error.hint = accept_key_hint(config_.resource);
       }
       question_error_ = error;
       return {};  // the asker sees the end of its socket: refused
@@ -598,6 +612,7 @@ class OpensshSession final : public Session {
   std::shared_ptr<Child> master_;
   std::string said_, channel_socket_;
   std::optional<Error> question_error_;
+  std::set<Step> ticked_off_;
   bool first_taken_ = false, forwarded_ = false, forwarding_worked_ = false, forwarding_forbidden_ = false;
   std::list<Relay> relays_;
   std::list<std::unique_ptr<SocketWire>> wires_;

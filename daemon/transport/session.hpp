@@ -37,6 +37,9 @@ struct SessionServices {
   std::function<void(const std::string& host, int port, std::function<void(Result<unique_fd>)>)> dial_gateway;  // io thread only
 };
 
+// The end of a command's stdout is seen before its exit status and the end of its stderr.
+constexpr auto last_words_patience = std::chrono::seconds(1);
+
 // A command that runs on the other machine.
 class RemoteCommand {
  public:

@@ -29,6 +29,10 @@ std::string fingerprint_in(const std::string& text) {
 
 }  // namespace
 
+std::string accept_key_hint(const std::string& resource) {
+  return "compare the fingerprint with what the site publishes, then accept it: flotilla resource test " + resource + " --accept-new";
+}
+
 SshVerdict judge_ssh_failure(const std::string& output, const std::string& place, const std::string& resource) {
   if (has(output, "Could not resolve hostname"))
     return {SshFailure::name, {Code::unavailable, "cannot find the host of " + place + ": " + line_with(output, "Could not resolve hostname"),
@@ -44,8 +48,7 @@ SshVerdict judge_ssh_failure(const std::string& output, const std::string& place
   }
   if (has(output, "Host key verification failed"))
     return {SshFailure::host_key, {Code::host_key_unknown, "the host key of " + place + " is not known and was not accepted",
-                                   "compare the fingerprint with what the site publishes, then accept it: flotilla resource test " + resource + " --accept-new",
-                                   Retry::no, {}}};
+                                   accept_key_hint(resource), Retry::no, {}}};
   if (has(output, "Permission denied (") || has(output, "Too many authentication failures"))
     return {SshFailure::authentication, {Code::authentication_failed, place + " did not let you in: " +
                                              line_with(output, has(output, "Permission denied (") ? "Permission denied (" : "Too many authentication failures"),

@@ -14,6 +14,9 @@ struct SshVerdict {
   SshFailure where = SshFailure::other;
   Error error;
 };
+// What to do about a host key that is not known.
+std::string accept_key_hint(const std::string& resource);
+
 // `output`: what it wrote on stderr before it ended. `place`: "hpc1 (alice@login.example)", for the message.
 SshVerdict judge_ssh_failure(const std::string& output, const std::string& place, const std::string& resource);
 

@@ -24,14 +24,6 @@ bool ping_pong(Side& side) {
   });
 }
 
-std::vector<fs::path> files_in(const fs::path& folder) {
-  std::vector<fs::path> files;
-  std::error_code ignored;
-  for (const auto& each : fs::recursive_directory_iterator(folder, ignored))
-    if (!each.is_directory()) files.push_back(each.path());
-  return files;
-}
-
 }  // namespace
 
 TEST_CASE("nothing is there: the agent is sent, the hub starts, frames flow; the second time nothing is sent") {
@@ -161,7 +153,7 @@ TEST_CASE("a hub that does not start is explained") {
   CHECK(error.hint == "make some");
   error = fail_with("crash");
   CHECK_THAT(error.message, Catch::Contains("terminate called"));
-  CHECK_THAT(error.message, Catch::Contains("134"));
+  CHECK_THAT(error.message, Catch::Contains("signal ABRT") || Catch::Contains("134"));  // as the shell there passes it on
   error = fail_with("stranger");
   CHECK(error.code == Code::permission_denied);
 }
@@ -237,7 +229,7 @@ TEST_CASE("threads and descriptors come back, wherever a connection is dropped")
     }
     CHECK(side.until([&] { return open_fds() <= fds && threads() <= before; }, 10s));
     CHECK(side.until([&] { return machine.connections().empty(); }, 10s));
-    CHECK(fs::is_empty(home.path / "run"));
+    CHECK(files_in(home.path / "run").empty());
   }
 }
 

@@ -218,5 +218,13 @@ bool Side::saw(v1::HubState state) const {
   return false;
 }
 
+std::vector<fs::path> files_in(const fs::path& folder) {
+  std::vector<fs::path> files;
+  std::error_code ignored;
+  for (const auto& each : fs::recursive_directory_iterator(folder, ignored))
+    if (!each.is_directory()) files.push_back(each.path());
+  return files;
+}
+
 int open_fds() { return count_entries("/proc/self/fd"); }
 int threads() { return count_entries("/proc/self/task"); }

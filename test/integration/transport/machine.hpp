@@ -106,5 +106,7 @@ class Side {
   bool saw(v1::HubState state) const;
 };
 
+// The files in a folder and below; none where there is no folder.
+std::vector<fs::path> files_in(const fs::path& folder);
 int open_fds();
 int threads();
