@@ -178,6 +178,7 @@ class ChannelStream final : public Stream, public ChannelWire {
   void on_quiet() override { user_->on_quiet(); }
 
   long write(const iovec* pieces, int count) override;
+  void wake() override;
 
  private:
   void take_rest();
@@ -476,6 +477,8 @@ void ChannelStream::open_failed(const Error& error) {
   spdlog::info("{}: channel {} cannot be forwarded: {}", session_.where(), user_->number(), error.message);
   user_->forwarding_failed(epoch_, ticket_);
 }
+
+void ChannelStream::wake() { session_.control().wake(); }
 
 long ChannelStream::write(const iovec* pieces, int count) {
   if (in_data_) {  // inside libssh's callback nothing is written: it would move the bytes that are being read

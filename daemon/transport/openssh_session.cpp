@@ -186,8 +186,8 @@ struct Relay {
 // The wire of a resumable channel, through the master's forwarding.
 class SocketWire final : public ChannelWire {
  public:
-  SocketWire(std::shared_ptr<UserChannel> user, unique_fd fd)
-      : user(std::move(user)), fd(std::move(fd)) {}
+  SocketWire(std::shared_ptr<UserChannel> user, unique_fd fd, std::shared_ptr<ThreadControl> control)
+      : user(std::move(user)), fd(std::move(fd)), control_(std::move(control)) {}
   ~SocketWire() { user->detach(this, "the connection to the resource ended"); }
   long write(const iovec* pieces, int count) override {
     msghdr message{};
@@ -220,11 +220,15 @@ class SocketWire final : public ChannelWire {
   short events() const {
     return static_cast<short>((rest.empty() ? POLLIN : 0) | (blocked ? POLLOUT : 0));
   }
+  void wake() override { control_->wake(); }
 
   std::shared_ptr<UserChannel> user;
   unique_fd fd;
   std::string rest;
   bool blocked = false, came = false;
+
+ private:
+  std::shared_ptr<ThreadControl> control_;
 };
 
 class OpensshSession final : public Session {
@@ -388,7 +392,7 @@ class OpensshSession final : public Session {
       spdlog::info("{}: channel {} cannot be forwarded: {}", where(), channel->number(), fd.error().text());
       return channel->forwarding_failed(epoch, ticket);
     }
-    wires_.push_back(std::make_unique<SocketWire>(channel, std::move(*fd)));
+    wires_.push_back(std::make_unique<SocketWire>(channel, std::move(*fd), services_.control));
     if (auto status = channel->attach(wires_.back().get(), epoch, ticket); !status) wires_.pop_back();
   }
 

@@ -28,6 +28,10 @@ void ThreadControl::post(std::function<void()> task) {
   std::lock_guard lock(mutex_);
   if (stopping_) return;
   tasks_.push_back(std::move(task));
+  wake();
+}
+
+void ThreadControl::wake() {
   const std::uint64_t one = 1;
   [[maybe_unused]] auto written = ::write(wake_.get(), &one, sizeof one);
 }
@@ -37,8 +41,7 @@ void ThreadControl::stop() {
   stopping_ = true;
   if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);
   socket_.reset();
-  const std::uint64_t one = 1;
-  [[maybe_unused]] auto written = ::write(wake_.get(), &one, sizeof one);
+  wake();
   changed_.notify_all();
 }
 

@@ -31,6 +31,8 @@ class ThreadControl : public std::enable_shared_from_this<ThreadControl> {
   // ---- io thread
   // Runs in the connection's thread, when that waits next. Dropped after the end.
   void post(std::function<void()> task);
+  // From any thread: the thread looks again at what it waits for.
+  void wake();
   // The thread is to end; no event runs after this returns.
   void stop();
   // A socket that the thread may be blocked in is shut down by stop().

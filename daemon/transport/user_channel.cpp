@@ -30,6 +30,8 @@ class UserChannel::FrameWire final : public ChannelWire {
     sent_ += size;
     return static_cast<long>(size);
   }
+  void wake() override {}  // its thread is the io thread, which acknowledgements come to
+
   std::uint64_t received = 0;
   std::string waiting;  // came in, not yet taken; the peer's ring bounds it
 
@@ -280,8 +282,10 @@ void UserChannel::on_quiet() {
 
 void UserChannel::on_ack(std::uint32_t epoch, std::uint64_t received) {
   std::lock_guard lock(mutex_);
+  const bool was_full = !endpoint_.wants_user_bytes();
   if (auto status = endpoint_.on_ack(epoch, received); !status) lost(status.error());
   settle();
+  if (was_full && wire_ && endpoint_.wants_user_bytes()) wire_->wake();
   watch();
 }
 

@@ -24,6 +24,8 @@ class ChannelWire {
  public:
   // Bytes taken; 0: none now, on_wire_writable() will be called; -1: broken, detach() will be called.
   virtual long write(const iovec* pieces, int count) = 0;
+  // Its thread may be waiting with wishes (user_events()) that are no longer ours. From any thread, under the channel's mutex.
+  virtual void wake() = 0;
 
  protected:
   ~ChannelWire() = default;
