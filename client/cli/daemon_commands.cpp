@@ -1,11 +1,11 @@
 #include <unistd.h>
 
-#include <chrono>
 #include <csignal>
-#include <thread>
+#include <optional>
 
 #include "client/cli/command.hpp"
 #include "client/cli/daemon_start.hpp"
+#include "client/cli/prompts.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/version.hpp"
 
@@ -15,8 +15,6 @@ namespace {
 constexpr DaemonClient::Limit status_limit{5'000};
 constexpr int end_limit_ms = 60'000;   // after its connection ended
 constexpr int done_limit_ms = 10'000;  // after it said that it is done: what is left is its own clean-up
-constexpr std::chrono::milliseconds rejoin_limit{15'000};   // pilots dial again at least every 2 s
-constexpr std::chrono::milliseconds rejoin_step{100};
 
 Result<int> show_status(const Context& context) {
   auto client = DaemonClient::connect(StartDaemon::no, AnyBuild::yes);
@@ -62,6 +60,7 @@ Result<bool> stop(bool all, bool kill_it) {
   }
   const int pid = socket->pid;
   bool done = false;
+  Status said;   // what could not be ended
   socket->fd.reset();
   // Programs that are attached to jobs shall not start it again.
   if (auto marked = write_file(stopped_marker(), "stopped by 'flotilla daemon stop'\n"); !marked) return fail(marked.error());
@@ -77,17 +76,19 @@ Result<bool> stop(bool all, bool kill_it) {
     StatusLine line;
     v1::ShutdownRequest request;
     request.set_all(all);
-    Status said;
+    // Resources that are not connected are tried again, and may ask for a password.
+    std::optional<Prompter> prompter;
+    if (all) prompter.emplace(**client, "", false, line);
     const Status ended = (*client)->shutdown(request, [&](const v1::Progress& progress) {
       if (progress.has_error())
         said = fail(error_of_wire(progress.error()));
       else
         line.show(progress.message());
-      done = done || (progress.done() && !progress.has_error());
+      done = done || progress.done();
       return true;
     });
+    prompter.reset();
     line.clear();
-    if (!said) return fail(said.error());
     // The connection may end together with the daemon.
     if (!ended && ended.error().code != Code::unavailable) return fail(ended.error());
   }
@@ -99,25 +100,8 @@ Result<bool> stop(bool all, bool kill_it) {
   if (!wait_for_end(pid, end_limit_ms))
     return fail(Code::timeout, "the daemon (process " + std::to_string(pid) + ") has not ended after " + format_duration(end_limit_ms),
                 "end it with 'flotilla daemon stop --kill'; jobs and pilots go on");
+  if (!said) return fail(said.error());
   return true;
-}
-
-// After a start: until the pilots that outlived the last daemon are here again, so that they can be told to end.
-Status wait_for_pilots() {
-  auto client = DaemonClient::connect(StartDaemon::no, AnyBuild::yes);
-  if (!client) return fail(client.error());
-  StatusLine line;
-  const auto end = std::chrono::steady_clock::now() + rejoin_limit;
-  for (;;) {
-    const auto reply = (*client)->list_pilots({});
-    if (!reply) return fail(reply.error());
-    std::size_t missing = 0;
-    for (const auto& pilot : reply->pilots())
-      for (const auto& node : pilot.nodes()) missing += pilot.state() < v1::PILOT_FINISHED && !node.connected();
-    if (missing == 0 || std::chrono::steady_clock::now() > end) return {};
-    line.show("waiting for " + std::to_string(missing) + " nodes of pilots to come back");
-    std::this_thread::sleep_for(rejoin_step);
-  }
 }
 
 }  // namespace
@@ -156,7 +140,9 @@ void add_daemon_commands(Context& context, CLI::App* root) {
       daemon, "stop",
       {"stop the daemon",
        "Stops the daemon. Jobs, pilots and hubs go on and are taken up again at its next start. With --all they are ended first: "
-       "every job is canceled, every pilot and hub ends, on all machines, and the command returns when nothing is left.",
+       "every job is canceled, every pilot and hub ends, on all machines, and the command returns when nothing is left. Resources "
+       "that are not connected are tried again for 20 s, all at the same time; what cannot be reached is named, with the time at "
+       "which it ends by itself, and the exit code is not 0.",
        {{"Stop the daemon, jobs go on", "flotilla daemon stop"}, {"End everything", "flotilla daemon stop --all"}}},
       [stopping]() -> Result<int> {
         const auto stopped = stop(stopping->all, stopping->kill_it);
@@ -165,9 +151,8 @@ void add_daemon_commands(Context& context, CLI::App* root) {
           note(*stopped ? "The daemon has ended." : "The daemon was not running.");
           return exit_code::ok;
         }
-        // Pilots may have outlived an earlier daemon: it is needed to end them.
+        // Pilots and hubs may have outlived an earlier daemon: one is needed that reaches them.
         if (const auto started = start_daemon(); !started) return fail(started.error());
-        if (const auto back = wait_for_pilots(); !back) return fail(back.error());
         const auto again = stop(true, false);
         if (!again) return fail(again.error());
         note("All has ended.");

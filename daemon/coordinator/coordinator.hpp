@@ -144,7 +144,11 @@ class Coordinator final : public MonitorSource {
   void sample_channels();
   void on_node_status(NodeId from, const v1::NodeStatus& status);
   void follow_daemon_log(std::shared_ptr<LogSession> session);
-  void watch_shutdown(OutStreamPtr<v1::Progress> stream);
+  struct Stopping;
+  void stop_everything(OutStreamPtr<v1::Progress> stream);
+  void step_stopping(const std::shared_ptr<Stopping>& stopping);
+  void finish_stopping(const std::shared_ptr<Stopping>& stopping);
+  void end_soon();
 
   boost::asio::io_context& io_;
   Config config_;

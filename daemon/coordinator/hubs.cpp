@@ -18,6 +18,9 @@ namespace {
 // After a lost connection: at once, then growing, so that a laptop that wakes up is back in seconds.
 constexpr std::chrono::milliseconds first_retry = 200ms;
 constexpr std::chrono::milliseconds longest_retry = 15s;
+// "connected", or the wall-clock moment (ms) at which the daemon let go of a hub that lived on.
+std::string hub_note(const std::string& resource) { return "hub_at." + resource; }
+constexpr std::int64_t idle_hub_ms = 15 * 60'000;  // a hub that nobody needs ends itself after 10 min
 constexpr auto retired_channel_patience = 60s;  // for a slow client to read what an ended worker had written
 
 std::chrono::milliseconds retry_after(int failures) {
@@ -48,12 +51,6 @@ Hubs::~Hubs() = default;
 bool Hubs::connected(const std::string& resource) const {
   const auto it = hubs_.find(resource);
   return it != hubs_.end() && it->second.connected;
-}
-
-std::size_t Hubs::open_count() const {
-  std::size_t count = 0;
-  for (const auto& [name, hub] : hubs_) count += hub.connected;
-  return count;
 }
 
 void Hubs::want(const std::string& resource, bool by_user) {
@@ -154,8 +151,11 @@ void Hubs::on_state(const std::string& resource, v1::HubState state, const std::
 
 void Hubs::on_connected(const std::string& resource, const v1::Hello& hello) {
   Hub& hub = hubs_[resource];
-  hub.connected = true;
+  hub.connected = hub.answers = true;
+  hub.said_goodbye = hub.hopeless = false;
+  hub.trouble.clear();
   hub.failures = 0;
+  (void)coordinator_.journal().put(hub_note(resource), "connected");
   spdlog::info("the hub of '{}' on {} (pid {}, build {}) is connected", resource, hello.host(), hello.pid(), hello.build());
   for (const auto& node : hello.hub().nodes()) {
     v1::Frame answer;
@@ -174,6 +174,13 @@ void Hubs::on_connected(const std::string& resource, const v1::Hello& hello) {
 }
 
 void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
+  if (Hub& hub = hubs_[resource]; true) {
+    hub.answers = true;
+    if (frame.has_goodbye() && frame.peer().empty()) {
+      hub.said_goodbye = true;
+      (void)coordinator_.journal().put(hub_note(resource), "");
+    }
+  }
   if (frame.has_node_joined()) {
     v1::Frame answer;
     answer.set_peer(frame.peer());
@@ -202,6 +209,9 @@ void Hubs::on_ended(const std::string& resource, const Error& error) {
   if (it == hubs_.end()) return;
   Hub& hub = it->second;
   const bool was_connected = std::exchange(hub.connected, false);
+  hub.trouble = error.text();
+  hub.hopeless = !was_connected && error.retry != Retry::yes;
+  if (was_connected && !hub.said_goodbye) (void)coordinator_.journal().put(hub_note(resource), std::to_string(wall_ms()));
   // We are inside one of its events: it is destroyed in the next turn.
   asio::post(coordinator_.io(), [old = std::shared_ptr<HubConnection>(std::move(hub.connection))] {});
   if (hub.ending) {
@@ -291,18 +301,60 @@ void Hubs::forget(const std::string& resource) {
   it->second.retry.reset();
 }
 
-void Hubs::end_all() {
-  for (auto& [name, hub] : hubs_) {
-    hub.ending = true;
-    hub.retry.reset();
-    if (!hub.connected) {
-      hub.connection.reset();
-      continue;
-    }
-    v1::Frame frame;
-    frame.mutable_end_hub()->set_stop_pilots(true);
-    hub.connection->send(std::move(frame));
-  }
+// ---- the end of everything ------------------------------------------------------------------------------------------
+
+Hubs::Standing Hubs::standing(const std::string& resource) const {
+  Standing standing;
+  const auto it = hubs_.find(resource);
+  if (it == hubs_.end()) return standing;
+  const Hub& hub = it->second;
+  standing.connected = hub.connected;
+  standing.connecting = hub.connection && !hub.connected;
+  standing.hopeless = hub.hopeless;
+  standing.answers = hub.answers;
+  standing.said_goodbye = hub.said_goodbye;
+  standing.trouble = hub.trouble;
+  return standing;
+}
+
+void Hubs::ask(const std::string& resource) {
+  hubs_[resource].answers = false;
+  v1::Frame frame;
+  frame.mutable_ping()->set_sent_us(static_cast<std::uint64_t>(wall_ms()) * 1000);
+  send(resource, std::move(frame));
+}
+
+void Hubs::reconnect(const std::string& resource) {
+  const auto it = hubs_.find(resource);
+  if (it == hubs_.end()) return;
+  it->second.connection.reset();
+  it->second.retry.reset();
+  it->second.trouble = "the link was silent";
+  if (std::exchange(it->second.connected, false))
+    coordinator_.core().on_hub_lost(resource, "the link is silent", false, Coordinator::now(), coordinator_.outbox());
+  coordinator_.touch();
+  want(resource, true);
+}
+
+void Hubs::end(const std::string& resource) {
+  Hub& hub = hubs_[resource];
+  hub.ending = true;
+  hub.retry.reset();
+  v1::Frame frame;
+  frame.mutable_end_hub()->set_stop_pilots(true);
+  send(resource, std::move(frame));
+}
+
+bool Hubs::may_be_there(const std::string& resource) const {
+  if (const auto it = hubs_.find(resource); it != hubs_.end() && it->second.connection) return true;
+  const std::string note = coordinator_.journal().get(hub_note(resource));
+  if (note.empty() || note == "connected") return !note.empty();
+  return wall_ms() - std::atoll(note.c_str()) < idle_hub_ms;
+}
+
+void Hubs::note_end_of_daemon() {
+  for (const auto& [name, hub] : hubs_)
+    if (hub.connected) (void)coordinator_.journal().put(hub_note(name), std::to_string(wall_ms()));
 }
 
 void Hubs::test(const std::string& resource, OutStreamPtr<v1::TestStep> stream) {

@@ -27,9 +27,18 @@ class Hubs {
   void follow(const std::string& resource, OutStreamPtr<v1::Progress> stream);
   void disconnect(const std::string& resource);   // the hub and its pilots live on
   void forget(const std::string& resource);       // the resource is gone
-  // EndHub to every connected one; their links then end.
-  void end_all();
-  std::size_t open_count() const;
+  // For the end of everything (core/stop_all.hpp): how it stands with one, and what is then done.
+  struct Standing {
+    bool connected = false, connecting = false, hopeless = false, answers = false, said_goodbye = false;
+    std::string trouble;
+  };
+  Standing standing(const std::string& resource) const;
+  void ask(const std::string& resource);       // it answers, or its link is dead
+  void reconnect(const std::string& resource); // the link is dead, whatever it looks like
+  void end(const std::string& resource);       // EndHub, with its pilots; it says goodbye
+  // Was a hub there when this or the last daemon last heard of it, and may it still be?
+  bool may_be_there(const std::string& resource) const;
+  void note_end_of_daemon();                   // hubs without pilots end themselves some time after
   void test(const std::string& resource, OutStreamPtr<v1::TestStep> stream);
 
   ChannelTable& channels() { return *channels_; }
@@ -46,6 +55,8 @@ class Hubs {
     int failures = 0;
     bool connected = false;
     bool ending = false;       // told to end: not connected again
+    bool answers = false, said_goodbye = false, hopeless = false;
+    std::string trouble;       // of the last end of the connection
     std::string last_message;
     std::vector<OutStreamPtr<v1::Progress>> followers;
   };

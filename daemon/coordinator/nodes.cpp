@@ -208,7 +208,7 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
       core_.on_pilot_ending(from, frame.pilot_ending().reason(), frame.pilot_ending().failed(), now(), out_);
       break;
     case v1::Frame::kNodeStatus: on_node_status(from, frame.node_status()); return;
-    case v1::Frame::kNodeLeft: core_.on_node_left(from, frame.node_left().cause(), now(), out_); break;
+    case v1::Frame::kNodeLeft: core_.on_node_left(from, frame.node_left().cause(), now(), out_, frame.node_left().process_dead()); break;
     case v1::Frame::kChannelAck: hubs_->channels().on_ack(frame.channel_ack()); return;
     case v1::Frame::kChannelData: hubs_->channels().on_data(frame.channel_data()); return;
     case v1::Frame::kChannelEnd: hubs_->channels().on_end(frame.channel_end()); return;

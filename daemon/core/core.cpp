@@ -397,7 +397,7 @@ v1::Welcome Core::on_node_joined(const v1::PilotHello& hello, bool trusted, Now 
     emit(std::move(event), now, out);
   }
   node.linked = true;
-  node.gone = false;
+  node.gone = node.maybe_alive = false;
   node.ending.clear();
   node.record.clear_message();
   if (pilot.state == v1::PILOT_SUBMITTED) change_pilot(pilot, PilotEvent::launch, "", now, out);
@@ -492,10 +492,11 @@ void Core::on_node_unlinked(NodeId id, const std::string& cause, Now now, Outbox
   if (!any_linked) change_pilot(pilot, PilotEvent::link_lost, cause, now, out);
 }
 
-void Core::on_node_left(NodeId id, const std::string& cause, Now now, Outbox& out) {
+void Core::on_node_left(NodeId id, const std::string& cause, Now now, Outbox& out, bool process_dead) {
   Node* node = state_.node(id);
   if (!node || node->gone) return;
   Pilot& pilot = state_.pilots.at(id.pilot);
+  node->maybe_alive = !process_dead && node->ending.empty();
   node->linked = false;
   node->gone = true;
   const bool as_told = !node->ending.empty() && !node->ending_failed;
@@ -745,7 +746,7 @@ void Core::on_tick(Now now, Outbox& out) {
       if (node.linked || node.gone || node.incarnation.empty()) continue;
       if (upper_there && now.boot_ms - node.unlinked_boot_ms >= settings_.rejoin_grace_ms) {
         on_node_left(NodeId{id, index}, fmt::format("it did not register again within {} s with its hub, which is there",
-                                                    settings_.rejoin_grace_ms / 1000), now, out);
+                                                    settings_.rejoin_grace_ms / 1000), now, out, false);
       } else if (pilot.state == v1::PILOT_UNREACHABLE && now.boot_ms - pilot.unreachable_since_boot_ms >= lease) {
         lose_attempts(NodeId{id, index}, node, v1::PILOT_LOST,
                       fmt::format("pilot {} was out of reach for longer than its cut-off", id.value), now, out);

@@ -73,7 +73,8 @@ class Core {
   // The answer is for the node; with `error` set it is refused. `trusted`: a hub vouches for it, else its secret must fit.
   v1::Welcome on_node_joined(const v1::PilotHello& hello, bool trusted, Now now, Outbox& out);
   void on_node_unlinked(NodeId id, const std::string& cause, Now now, Outbox& out);  // it may come back
-  void on_node_left(NodeId id, const std::string& cause, Now now, Outbox& out);      // it will not
+  // It will not. Without `process_dead` only its link is known to be gone.
+  void on_node_left(NodeId id, const std::string& cause, Now now, Outbox& out, bool process_dead = true);
   void on_pilot_ending(NodeId id, const std::string& reason, bool failed, Now now, Outbox& out);
   void on_attempt_running(NodeId from, const v1::AttemptRunning& report, Now now, Outbox& out);
   void on_worker_connected(NodeId from, const v1::WorkerConnected& report, Now now, Outbox& out);

@@ -45,6 +45,7 @@ struct Node {
   bool linked = false;           // joined over a link that lives
   std::int64_t unlinked_boot_ms = 0;  // since when it is not, while its hub (or the daemon, locally) is there
   bool gone = false;             // ended, died or failed to start: it will not come back as this incarnation
+  bool maybe_alive = false;      // gone, but nobody saw its process end
   std::string ending;            // what it said before it ended
   bool ending_failed = false;
   std::set<JobId> attempts;      // placed here
