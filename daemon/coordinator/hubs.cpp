@@ -21,6 +21,8 @@ constexpr std::chrono::milliseconds longest_retry = 15s;
 // "connected", or the wall-clock moment (ms) at which the daemon let go of a hub that lived on.
 std::string hub_note(const std::string& resource) { return "hub_at." + resource; }
 constexpr std::int64_t idle_hub_ms = 15 * 60'000;  // a hub that nobody needs ends itself after 10 min
+// After a change of this machine's network: so long may a hub's answer take over a slow and busy line.
+constexpr auto probe_patience = 4s;
 constexpr auto retired_channel_patience = 60s;  // for a slow client to read what an ended worker had written
 
 std::chrono::milliseconds retry_after(int failures) {
@@ -30,7 +32,8 @@ std::chrono::milliseconds retry_after(int failures) {
 }
 }  // namespace
 
-Hubs::Hubs(Coordinator& coordinator) : coordinator_(coordinator), channels_(make_channel_table(coordinator.io())) {
+Hubs::Hubs(Coordinator& coordinator)
+    : coordinator_(coordinator), channels_(make_channel_table(coordinator.io())), network_(coordinator.io(), [this] { on_network_change(); }) {
   channels_->send_frame = [this](std::uint64_t channel, v1::Frame frame) {
     const auto it = open_.find(channel);
     if (it != open_.end()) coordinator_.send(it->second.node, std::move(frame));
@@ -231,6 +234,18 @@ void Hubs::on_ended(const std::string& resource, const Error& error) {
   hub.retry->async_wait([this, resource](boost::system::error_code code) {
     if (!code) want(resource, false);
   });
+}
+
+void Hubs::on_network_change() {
+  std::vector<std::string> waiting;
+  for (auto& [resource, hub] : hubs_) {
+    if (hub.connected) hub.connection->probe(probe_patience);
+    else if (hub.retry) waiting.push_back(resource);
+  }
+  for (const auto& resource : waiting) {
+    hubs_[resource].failures = 0;
+    want(resource, false);
+  }
 }
 
 // Is there anything there that wants a hub?

@@ -9,6 +9,7 @@
 
 #include "daemon/api/stream.hpp"
 #include "daemon/coordinator/coordinator.hpp"
+#include "daemon/coordinator/network_watch.hpp"
 #include "daemon/transport/channel_table.hpp"
 #include "daemon/transport/hub_connection.hpp"
 
@@ -71,6 +72,8 @@ class Hubs {
   void on_connected(const std::string& resource, const v1::Hello& hello);
   void on_frame(const std::string& resource, v1::Frame frame);
   void on_ended(const std::string& resource, const Error& error);
+  // Connections that cannot go on are ended now, and those that wait for their next try are made now.
+  void on_network_change();
   bool needed(const std::string& resource) const;
   HubConnectionConfig config_for(const v1::ResourceSpec& spec);
   HubConnectionServices services_for(const v1::ResourceSpec& spec);
@@ -83,6 +86,7 @@ class Hubs {
   std::map<std::uint64_t, OpenChannel> open_;
   std::map<std::uint64_t, std::unique_ptr<ResourceTest>> tests_;
   std::uint64_t last_test_ = 0;
+  NetworkWatch network_;
 };
 
 }  // namespace flotilla::daemon

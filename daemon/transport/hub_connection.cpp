@@ -95,6 +95,25 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (link_) link_->abort();
   }
 
+  void probe(std::chrono::milliseconds patience) {
+    if (!hello_seen_ || ended_) return;
+    if (const auto gone = control_->vanished_address(); !gone.empty())
+      return give_up("this machine no longer has the address " + gone + " that the connection used");
+    if (probing_) return;
+    probing_ = true;
+    heard_ = false;
+    v1::Frame frame;
+    frame.mutable_ping()->set_id(1);
+    send(std::move(frame));
+    timer_.expires_after(patience);
+    timer_.async_wait([weak = weak_from_this()](boost::system::error_code canceled) {
+      const auto self = weak.lock();
+      if (canceled || !self) return;
+      self->probing_ = false;
+      if (!self->heard_) self->give_up("the hub does not answer since this machine's network changed");
+    });
+  }
+
   void start() {
     SessionConfig session;
     session.resource = config_.spec.name();
@@ -213,6 +232,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   void on_frame(v1::Frame frame) {
+    heard_ = true;
     if (hello_seen_) {
       events_.on_frame(std::move(frame));
       return;
@@ -258,6 +278,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
     });
   }
 
+  void give_up(const std::string& cause) {
+    control_->stop();
+    thread_ended({Code::unavailable, cause, {}, Retry::yes, {}});
+  }
+
   void thread_ended(const Error& error) {
     if (std::exchange(ended_, true)) return;
     timer_.cancel();
@@ -278,6 +303,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<link::Server> server_;
   link::LinkPtr link_;
   bool hello_seen_ = false, ended_ = false;
+  bool probing_ = false, heard_ = false;
   std::optional<Error> refusal_;
   std::shared_ptr<Job> job_;
   std::thread thread_;
@@ -346,6 +372,8 @@ class HubConnectionImpl final : public HubConnection {
         },
         nullptr);
   }
+
+  void probe(std::chrono::milliseconds patience) override { connection_->probe(patience); }
 
   void open_tcp(const std::string& host, int port, std::function<void(Result<unique_fd>)> done) override {
     const auto answer = [&](Error error) {

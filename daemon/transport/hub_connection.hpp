@@ -4,6 +4,7 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -65,6 +66,9 @@ class HubConnection {
   virtual void start() = 0;
   virtual void send(v1::Frame frame) = 0;
   virtual bool connected() const = 0;
+  // This machine's network may have changed: ends the connection at once when the address that it used is gone, and when
+  // the hub does not answer within `patience`.
+  virtual void probe(std::chrono::milliseconds patience) = 0;
 
   // Joins the daemon's end of a resumable channel (proto/channel) with a new connection to the hub's channel socket.
   // `user` is the client's end of the stream on the first call for this channel, none later: the end is kept by

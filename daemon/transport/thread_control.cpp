@@ -1,6 +1,9 @@
 #include "daemon/transport/thread_control.hpp"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -49,6 +52,31 @@ void ThreadControl::set_socket(int fd) {
   std::lock_guard lock(mutex_);
   socket_.reset(fd >= 0 ? ::fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1);
   if (stopping_ && socket_) ::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+std::string ThreadControl::vanished_address() const {
+  sockaddr_storage own{};
+  {
+    std::lock_guard lock(mutex_);
+    socklen_t size = sizeof own;
+    if (!socket_ || ::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0) return {};
+  }
+  const auto address_of = [](const sockaddr* address) -> std::string {
+    char text[INET6_ADDRSTRLEN] = "";
+    if (address && address->sa_family == AF_INET)
+      inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(address)->sin_addr, text, sizeof text);
+    if (address && address->sa_family == AF_INET6)
+      inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr, text, sizeof text);
+    return text;
+  };
+  const auto mine = address_of(reinterpret_cast<const sockaddr*>(&own));
+  if (mine.empty() || mine.starts_with("127.") || mine == "::1") return {};  // all of 127.0.0.0/8 is there without being listed
+  ifaddrs* list = nullptr;
+  if (::getifaddrs(&list) != 0) return {};
+  bool there = false;
+  for (const ifaddrs* each = list; each && !there; each = each->ifa_next) there = address_of(each->ifa_addr) == mine;
+  ::freeifaddrs(list);
+  return there ? "" : mine;
 }
 
 bool ThreadControl::stopping() const {

@@ -37,6 +37,8 @@ class ThreadControl : public std::enable_shared_from_this<ThreadControl> {
   void stop();
   // A socket that the thread may be blocked in is shut down by stop().
   void set_socket(int fd);
+  // The local address of that socket, if this machine has it no longer; else empty. io thread.
+  std::string vanished_address() const;
 
   // ---- the connection's thread
   bool stopping() const;
