@@ -21,6 +21,7 @@
 #include "client/lib/convert.hpp"
 #include "client/lib/errors.hpp"
 #include "client/lib/start.hpp"
+#include "client/lib/waits.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
 #include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
@@ -39,6 +40,8 @@ constexpr auto restart_limit = std::chrono::seconds(30);
 constexpr auto take_limit = std::chrono::seconds(10);
 // After a stream's end its cause follows at once; a pilot that is gone is noticed within 5 s.
 constexpr auto cause_limit = std::chrono::seconds(6);
+constexpr auto why_limit = std::chrono::seconds(5);  // for the daemon's answer why something waits
+constexpr std::size_t start_key_bytes = 16;
 constexpr std::size_t blob_chunk_bytes = 1u << 20;  // PROTOCOL.md 3.2
 
 Clock::time_point deadline_of(Duration limit) {
@@ -149,7 +152,9 @@ class WorkerState {
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
-  explicit Session(DaemonOptions options) : options_(std::move(options)) {
+  explicit Session(DaemonOptions options)
+      : options_(std::move(options)),
+        watch_([this](const auto& request) { return why(request); }, options_.on_waiting ? options_.on_waiting : WaitHandler(tell_on_stderr)) {
     socket_ = options_.socket.empty() ? daemon_socket() : std::filesystem::path(options_.socket);
     // A socket that was named is another's daemon: it is not ours to start.
     const bool may_start = options_.start && options_.socket.empty();
@@ -176,6 +181,7 @@ class Session : public std::enable_shared_from_this<Session> {
       std::lock_guard lock(mutex_);
       ending_ = true;
       if (prompt_context_) prompt_context_->TryCancel();
+      if (why_context_) why_context_->TryCancel();
       work_.notify_all();
     }
     join(prompt_thread_);
@@ -298,6 +304,7 @@ class Session : public std::enable_shared_from_this<Session> {
   }
   static bool wait_over(const JobInfo& info, bool running) { return has_ended(info.state) || (running && info.state == JobState::running); }
   JobInfo wait_job(std::uint64_t id, bool running, Clock::time_point deadline) {
+    const Watch::Wait watched(watch_, why_of(id), false);
     for (;;) {
       const auto reply = call_through_restart(&Stub::WaitJobs, wait_request(id, running, deadline));
       if (reply.jobs_size() == 0) raise({ErrorCode::not_found, "there is no job " + std::to_string(id), "see 'flotilla job list'", false, {}, {}});
@@ -326,6 +333,8 @@ class Session : public std::enable_shared_from_this<Session> {
     }
   }
 
+  Watch& watch() { return watch_; }
+
   // ---- jobs
 
   JobInfo job_info(std::uint64_t id) {
@@ -345,6 +354,14 @@ class Session : public std::enable_shared_from_this<Session> {
   template <class Sink>
   Followed follow(v1::AttachOpen open, Clock::time_point deadline, Sink sink) {
     Followed followed;
+    // Its job is known when it was submitted.
+    const auto job = std::make_shared<std::atomic<std::uint64_t>>(open.job());
+    const auto ask = [job]() -> std::optional<v1::WhyJobRequest> {
+      v1::WhyJobRequest request;
+      request.set_id(*job);
+      return *job ? std::optional(request) : std::nullopt;
+    };
+    const Watch::Wait watched(watch_, ask, false);
     bool over = false;
     std::optional<Clock::time_point> lost_at;
     for (;;) {
@@ -371,6 +388,7 @@ class Session : public std::enable_shared_from_this<Session> {
           // From now on it is joined, not submitted again.
           open.clear_submit();
           open.set_job(followed.info.id);
+          *job = followed.info.id;
         } else if (output.has_output()) {
           const auto& chunk = output.output();
           auto& offset = followed.offsets[chunk.stream() == 2];
@@ -469,6 +487,21 @@ class Session : public std::enable_shared_from_this<Session> {
     return true;
   }
 
+  std::optional<v1::WhyJobReply> why(const v1::WhyJobRequest& request) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + why_limit);
+    {
+      std::lock_guard lock(mutex_);
+      if (ending_) return std::nullopt;
+      why_context_ = &context;
+    }
+    v1::WhyJobReply reply;
+    const auto status = stub_->WhyJob(&context, request, &reply);
+    std::lock_guard lock(mutex_);
+    why_context_ = nullptr;
+    return status.ok() ? std::optional(std::move(reply)) : std::nullopt;
+  }
+
   void run_prompts(const PromptHandler& handler) {
     const auto call = stub_->Prompts(prompt_context_.get());
     v1::PromptAnswer answer;
@@ -531,11 +564,14 @@ class Session : public std::enable_shared_from_this<Session> {
   std::mutex mutex_;  // guards all below
   bool ending_ = false;
   std::unique_ptr<grpc::ClientContext> prompt_context_;
+  grpc::ClientContext* why_context_ = nullptr;
   std::thread prompt_thread_;
   std::condition_variable work_;
   std::deque<std::function<void()>> queue_;
   std::size_t idle_ = 0;
   std::vector<std::thread> pool_;
+
+  Watch watch_;  // its thread uses all the others
 };
 
 class AttachState {
@@ -733,13 +769,17 @@ WhyJob Job::why() const {
   const auto reply = session_->call(&Stub::WhyJob, request);
   return {reply.sentence(), {reply.details().begin(), reply.details().end()}};
 }
+std::future<WhyJob> Job::why_async() const {
+  return session_->async([self = *this] { return self.why(); });
+}
 std::future<JobInfo> Job::wait_async(Duration limit) const {
   auto promise = std::make_shared<std::promise<JobInfo>>();
   auto future = promise->get_future();
   const auto deadline = deadline_of(limit);
+  auto watched = std::make_shared<detail::Watch::Wait>(session_->watch(), detail::why_of(id_), false);
   session_->call_async<v1::WaitJobsRequest, v1::ListJobsReply>(
       &Stub::async::WaitJobs, session_->wait_request(id_, false, deadline),
-      [self = *this, promise, deadline](grpc::Status status, v1::ListJobsReply& reply) {
+      [self = *this, watched, promise, deadline](grpc::Status status, v1::ListJobsReply& reply) {
         if (status.ok() && reply.jobs_size() == 1 && has_ended(static_cast<JobState>(reply.jobs(0).state()))) {
           promise->set_value(detail::from_wire(reply.jobs(0)));
         } else if (!status.ok() && !connection_lost(status)) {
@@ -842,6 +882,8 @@ Worker::~Worker() { close(); }
 std::uint64_t Worker::id() const { return state_->id; }
 Job Worker::job() const { return Job(state_->session, state_->id); }
 JobInfo Worker::info() const { return state_->session->job_info(state_->id); }
+WhyJob Worker::why() const { return job().why(); }
+std::future<WhyJob> Worker::why_async() const { return job().why_async(); }
 int Worker::fd() const { return state_->fd.get(); }
 std::uint64_t* Worker::counters() const {
   // The three atomics lie one behind the other and have no other content.
@@ -962,6 +1004,8 @@ Worker Daemon::start_worker(const WorkerSpec& spec) const {
   session_->answer_prompts();
   v1::StartWorkerRequest request;
   *request.mutable_spec() = session_->prepare(spec);
+  request.set_start_key(random_bytes(start_key_bytes));
+  const detail::Watch::Wait watched(session_->watch(), detail::why_of_start(request.start_key()), true);
   return session_->take(session_->call(&Stub::StartWorker, request));
 }
 
@@ -980,8 +1024,10 @@ std::future<Worker> Daemon::start_worker_async(const WorkerSpec& spec) const {
   auto future = promise->get_future();
   v1::StartWorkerRequest request;
   *request.mutable_spec() = session_->prepare(spec);  // files are sent before this returns: they may change afterwards
+  request.set_start_key(random_bytes(start_key_bytes));
+  auto watched = std::make_shared<detail::Watch::Wait>(session_->watch(), detail::why_of_start(request.start_key()), true);
   session_->call_async<v1::StartWorkerRequest, v1::WorkerChannel>(
-      &Stub::async::StartWorker, std::move(request), [session = session_, promise](grpc::Status status, v1::WorkerChannel& where) {
+      &Stub::async::StartWorker, std::move(request), [session = session_, watched, promise](grpc::Status status, v1::WorkerChannel& where) {
         if (!status.ok()) {
           promise->set_exception(exception_of(status));
           return;

@@ -64,6 +64,10 @@ std::optional<std::string> read_line(int fd) {
 
 }  // namespace
 
+void tell_on_stderr(const WaitNotice& notice) {
+  write_all(STDERR_FILENO, "flotilla: job " + std::to_string(notice.job) + " waits: " + printable(notice.sentence) + "\n");
+}
+
 std::optional<std::string> ask_on_terminal(const Prompt& prompt) {
   const unique_fd terminal(::open("/dev/tty", O_RDWR | O_CLOEXEC));
   if (!terminal) return std::nullopt;

@@ -24,6 +24,7 @@ constexpr auto commit_retry = 500ms;       // a full disk: try again, nothing is
 constexpr auto tick_interval = 500ms;      // only while something waits for time alone (queue time-outs, leases)
 constexpr auto sample_interval = 500ms;    // calls and bytes per second of remote workers
 constexpr auto local_replacement_pause = 10s;  // between two starts of a local pilot that died
+constexpr std::size_t start_key_limit_bytes = 32;
 constexpr std::size_t watcher_limit_bytes = 32u << 20;  // a watcher that lags more than this is ended
 
 CoreSettings core_settings(const Config& config) {
@@ -204,7 +205,7 @@ void Coordinator::carry_out(Outbox out) {
       channel.set_socket(giver_->socket_path());
     }
     *channel.mutable_info() = show(*job);
-    auto reply = std::move(call->second);
+    auto reply = std::move(call->second.reply);
     worker_calls_.erase(call);
     reply(std::move(channel));
   }
@@ -221,7 +222,7 @@ void Coordinator::end_jobs(const std::vector<JobId>& ids) {
     input_flows_.erase(id);
     if (job->worker()) {
       if (const auto call = worker_calls_.find(id); call != worker_calls_.end()) {
-        auto reply = std::move(call->second);
+        auto reply = std::move(call->second.reply);
         worker_calls_.erase(call);
         reply(fail(ended_badly(*job)));
       }
@@ -720,10 +721,19 @@ void Coordinator::wait_jobs(const v1::WaitJobsRequest& request, CallContextPtr c
 }
 
 void Coordinator::why_job(const v1::WhyJobRequest& request, Reply<v1::WhyJobReply> reply) {
-  const Job* job = state().job(JobId{request.id()});
-  if (!job) return reply(fail(Code::not_found, fmt::format("there is no job {}", request.id()), "flotilla job list shows them"));
+  JobId id{request.id()};
+  if (!request.start_key().empty()) {
+    const auto call = std::ranges::find(worker_calls_, request.start_key(), [](const auto& each) { return each.second.start_key; });
+    if (call == worker_calls_.end()) return reply(fail(Code::not_found, "no start of a worker with this key waits"));
+    id = call->first;
+  }
+  const Job* job = state().job(id);
+  if (!job) return reply(fail(Code::not_found, fmt::format("there is no job {}", id.value), "flotilla job list shows them"));
   auto answer = why(state(), *job);
   v1::WhyJobReply wire;
+  wire.set_job(id.value);
+  wire.set_state(job->state);
+  wire.set_transient(answer.transient);
   wire.set_sentence(std::move(answer.sentence));
   for (auto& detail : answer.details) wire.add_details(std::move(detail));
   reply(std::move(wire));
@@ -731,17 +741,19 @@ void Coordinator::why_job(const v1::WhyJobRequest& request, Reply<v1::WhyJobRepl
 
 void Coordinator::start_worker(const v1::StartWorkerRequest& request, CallContextPtr call, Reply<v1::WorkerChannel> reply) {
   if (!request.spec().has_worker()) return reply(fail(Code::invalid_argument, "the description is of a command, not of a worker"));
+  if (request.start_key().size() > start_key_limit_bytes)
+    return reply(fail(Code::invalid_argument, fmt::format("the start key has {} bytes; up to {} are taken", request.start_key().size(), start_key_limit_bytes)));
   for (const auto& file : request.spec().files())
     if (file.sha256().size() == 32 && !blobs_.has(file.sha256()))
       return reply(fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
   auto ids = core_.submit({request.spec()}, now(), out_);
   if (!ids) return reply(fail(ids.error()));
   const JobId id = ids->front();
-  worker_calls_[id] = reply;
+  worker_calls_[id] = {reply, request.start_key()};
   call->on_canceled = [this, id] {
     const auto it = worker_calls_.find(id);
     if (it == worker_calls_.end()) return;
-    auto waiting = std::move(it->second);
+    auto waiting = std::move(it->second.reply);
     worker_calls_.erase(it);
     if (!ending_) {
       (void)core_.cancel(id, v1::CLIENT_GONE, "its client gave up waiting for it", now(), out_);

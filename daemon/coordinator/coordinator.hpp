@@ -181,7 +181,11 @@ class Coordinator final : public MonitorSource {
   std::uint64_t last_waiter_ = 0;
   std::list<Watcher> watchers_;
   std::map<JobId, std::vector<std::shared_ptr<AttachSession>>> attached_;
-  std::map<JobId, std::function<void(Result<v1::WorkerChannel>)>> worker_calls_;
+  struct WorkerCall {
+    Reply<v1::WorkerChannel> reply;
+    std::string start_key;   // the client's, to ask why it waits; may be empty
+  };
+  std::map<JobId, WorkerCall> worker_calls_;
   std::map<std::uint64_t, std::shared_ptr<LogSession>> log_requests_;
   std::uint64_t last_log_request_ = 0;
   struct InputFlow {

@@ -107,8 +107,10 @@ Why why(const State& state, const Job& job) {
   for (const auto& [id, pilot] : state.pilots) {
     if (ended(pilot.state)) continue;
     if (!admits(*job.spec, pilot)) {
-      answer.details.push_back(fmt::format("pilot {} on {}: label '{}' is not '{}'", id.value, pilot.spec.resource(),
-                                           pilot.spec.label(), label));
+      if (job.spec->pilot() && job.spec->pilot() != id.value)
+        answer.details.push_back(fmt::format("pilot {} on {}: is not pilot {}", id.value, pilot.spec.resource(), job.spec->pilot()));
+      else
+        answer.details.push_back(fmt::format("pilot {} on {}: label '{}' is not '{}'", id.value, pilot.spec.resource(), pilot.spec.label(), label));
       continue;
     }
     ++matching;
@@ -141,12 +143,15 @@ Why why(const State& state, const Job& job) {
   }
   if (job.spec->beside_job())
     answer.sentence = fmt::format("waits for job {} to run", job.spec->beside_job());
+  else if (matching == 0 && job.spec->pilot())
+    answer.sentence = fmt::format("it was asked to run on pilot {} alone, which {}", job.spec->pilot(),
+                                  label.empty() ? "is not there any more" : fmt::format("is not there any more, or has not the label '{}'", label));
+  else if (matching == 0 && label.empty())
+    answer.sentence = "no pilot is there; start one: flotilla pilot start RESOURCE";
+  else if (matching == 0 && state.resources.contains(label))
+    answer.sentence = fmt::format("no pilot is on resource '{0}'; start one: flotilla pilot start {0}", label);
   else if (matching == 0)
-    answer.sentence = label.empty()
-                          ? "no pilot is there; start one: flotilla pilot start RESOURCE"
-                          : fmt::format("no pilot has the label '{0}' or is on a resource of that name; start one: flotilla "
-                                        "pilot start RESOURCE --label {0}",
-                                        label);
+    answer.sentence = fmt::format("no pilot has the label '{0}' and no resource that name; start one: flotilla pilot start RESOURCE --label {0}", label);
   else if (busy)
     answer.sentence = fmt::format("all slots that it could use are taken ({} asked for)", slots);
   else if (starting)
@@ -154,9 +159,10 @@ Why why(const State& state, const Job& job) {
   else if (unreachable)
     answer.sentence = "the link to its pilot is cut";
   else if (too_small)
-    answer.sentence = fmt::format("no node has {} slots; start a pilot with --slots-per-node {} or ask for less", slots, slots);
+    answer.sentence = fmt::format("no node has {0} slots; start a pilot that has (flotilla pilot start RESOURCE --slots {0}) or ask for less", slots);
   else
     answer.sentence = "the pilots that it could use are ending";
+  answer.transient = job.spec->beside_job() || busy || starting;
   return answer;
 }
 

@@ -20,6 +20,7 @@ std::vector<Placement> schedule(const State& state);
 struct Why {
   std::string sentence;
   std::vector<std::string> details;
+  bool transient = false;  // what it waits for passes by itself: its pilot starts, or others hold the slots
 };
 Why why(const State& state, const Job& job);
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -228,6 +230,66 @@ def test_why_a_job_waits(daemon):
     assert job.wait_async(30).result(40).state is JobState.CANCELED
 
 
+class Said:
+    """What the logger `flotilla` said; `next` waits for it."""
+
+    def __init__(self, monkeypatch):
+        self.lines = queue.SimpleQueue()
+        handler = logging.Handler()
+        handler.emit = lambda record: self.lines.put((record.levelno, record.getMessage()))
+        self.logger = logging.getLogger("flotilla")
+        monkeypatch.setattr(self.logger, "handlers", [handler])
+        monkeypatch.setattr(self.logger, "propagate", False)
+
+    def next(self):
+        return self.lines.get(timeout=30)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    from flotilla import _waits
+
+    monkeypatch.setattr(_waits, "FIRST_LOOK", 0.05)
+    monkeypatch.setattr(_waits, "PATIENCE", 0.2)
+    return Said(monkeypatch)
+
+
+def test_a_wait_that_lasts_tells_why_once(daemon, said):
+    jobs = daemon.submit_many(flotilla.CommandSpec(["true"], label="nobody-has-this") for _ in range(3))
+    waiting = [jobs[0].wait_async(60), jobs[1].result_async(60), jobs[2].wait_async(60)]
+    level, text = said.next()
+    assert level == logging.WARNING
+    assert text.startswith("job ") and "no pilot has the label 'nobody-has-this'" in text and "flotilla pilot start" in text
+    assert "nobody-has-this" in jobs[0].why_async().result(10).sentence
+
+    started = daemon.start_worker_async("true", label="nor-this")
+    level, text = said.next()
+    assert level == logging.WARNING and "'nor-this'" in text  # and not the other jobs' reason again
+    workers = [info.id for info in daemon.jobs() if info.label == "nor-this"]
+    daemon.job(workers[0]).cancel()
+    with pytest.raises(flotilla.FlotillaError):
+        started.result(30)
+    for job, future in zip(jobs, waiting):
+        job.cancel()
+        try:
+            future.result(30)
+        except flotilla.JobFailedError:
+            pass
+    assert said.lines.empty()
+
+
+def test_a_worker_that_waits_for_the_slots_of_others_tells_it(daemon, said):
+    with daemon.start_pilot("local", label="narrow", slots_per_node=1) as pilot:
+        pilot.wait(30)
+        with start(daemon, label="narrow") as first:
+            assert "running" in first.why().sentence and first.why_async().result(10) == first.why()
+            second = daemon.start_worker_async("code.py", files=worker_files(), label="narrow")
+            level, text = said.next()
+            assert level == logging.WARNING and "slots" in text
+        second.result(30).close()
+    assert said.lines.empty()
+
+
 def test_many_jobs_at_once(daemon):
     jobs = daemon.submit_many(flotilla.CommandSpec(["echo", str(number)]) for number in range(50))
     futures = [job.result_async(60) for job in jobs]
@@ -375,6 +437,28 @@ def test_asyncio_has_the_same_words(shared_place, daemon):
                 await remote.resource("none")
 
     asyncio.run(main())
+
+
+def test_asyncio_tells_why_it_waits(shared_place, daemon, said):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with flotilla.aio.Daemon() as remote:
+            job = await remote.submit(["true"], label="nobody-has-this")
+            waiting = asyncio.ensure_future(job.wait(60))
+            level, text = await loop.run_in_executor(None, said.next)
+            assert level == logging.WARNING and text.startswith(f"job {job.id} waits: no pilot has the label 'nobody-has-this'")
+            starting = asyncio.ensure_future(remote.start_worker("true", label="nor-this"))
+            assert "'nor-this'" in (await loop.run_in_executor(None, said.next))[1]
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            await job.cancel()
+            await waiting
+            async with await remote.start_worker("code.py", files=worker_files()) as worker:
+                assert "running" in (await worker.why()).sentence
+
+    asyncio.run(main())
+    assert said.lines.empty()
 
 
 # ---- restarts

@@ -310,6 +310,16 @@ struct WhyJob {
   std::vector<std::string> details;
 };
 
+// A wait that lasts, and why what it waits for does not begin.
+struct WaitNotice {
+  std::uint64_t job = 0;
+  std::string sentence;       // "no pilot has the label 'big' ...": with the next step
+};
+// Called on a thread of the library, one at a time, for each reason once.
+using WaitHandler = std::function<void(const WaitNotice&)>;
+// One line on standard error. What is used when no handler is given.
+FLOTILLA_API void tell_on_stderr(const WaitNotice& notice);
+
 // ---- questions of the daemon: passwords, second factors, host keys ---------------------------------------
 
 struct Prompt {
@@ -415,7 +425,8 @@ class FLOTILLA_API Job {
   Attachment attach(bool from_end = false) const;
   void cancel() const;        // TERM, then KILL, to the whole process group
   void signal(int number) const;
-  WhyJob why() const;
+  WhyJob why() const;         // why it waits, where it runs, or how it ended
+  std::future<WhyJob> why_async() const;
   std::future<JobInfo> wait_async(Duration limit = no_limit) const;
   std::future<JobResult> result_async(Duration limit = no_limit) const;
 
@@ -436,6 +447,8 @@ class FLOTILLA_API Worker {
   std::uint64_t id() const;          // of its job
   Job job() const;
   JobInfo info() const;
+  WhyJob why() const;                // where it runs, or how it ended
+  std::future<WhyJob> why_async() const;
   // The connected stream socket, blocking. Stays this object's.
   int fd() const;
   // Three 64-bit numbers that the caller keeps up to date and the daemon shows: calls, bytes to the worker, bytes from it.
@@ -474,6 +487,9 @@ struct DaemonOptions {
   std::string program;                   // the program `flotilla`; empty = $FLOTILLA_PROGRAM, else from PATH
   PromptHandler prompts;                 // none = the terminal, where there is one
   bool accept_new_host_keys = false;     // unknown ones; a changed key is never accepted
+  // Told when what is waited for (wait, result, follow, run, start_worker) has not begun after 2 s; what passes by itself, as a pilot
+  // that starts, only after 8 s, and commands that queue for slots not at all. None = tell_on_stderr.
+  WaitHandler on_waiting;
 };
 
 class FLOTILLA_API Daemon {

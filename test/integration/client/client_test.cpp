@@ -16,6 +16,8 @@
 #include <flotilla/client.hpp>
 #include <flotilla/code.hpp>
 #include <fstream>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
 using namespace flotilla;
@@ -141,6 +143,48 @@ TEST_CASE("commands: output, ends, files, limits, futures") {
   for (int i = 0; i < 20; ++i) many.push_back(daemon.run_async({.argv = {"echo", std::to_string(i)}}));
   for (int i = 0; i < 20; ++i) CHECK(many[static_cast<std::size_t>(i)].get().standard_output == std::to_string(i) + "\n");
   CHECK_THROWS_AS(daemon.job(1'000'000'000), NotFoundError);
+}
+
+TEST_CASE("a wait that lasts tells why, once") {
+  Place place;
+  struct Told {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::vector<WaitNotice> notices;
+    WaitNotice wait_for(std::size_t count) {
+      std::unique_lock lock(mutex);
+      REQUIRE(changed.wait_for(lock, 30s, [&] { return notices.size() >= count; }));
+      return notices[count - 1];
+    }
+  } told;
+  const Daemon daemon({.on_waiting = [&](const WaitNotice& notice) {
+    std::lock_guard lock(told.mutex);
+    told.notices.push_back(notice);
+    told.changed.notify_all();
+  }});
+  const auto jobs = daemon.submit_many({{.argv = {"true"}, .label = "nobody-has-this"}, {.argv = {"true"}, .label = "nobody-has-this"}});
+  auto first = jobs[0].wait_async();
+  auto second = jobs[1].result_async();
+  const auto notice = told.wait_for(1);
+  CHECK((notice.job == jobs[0].id() || notice.job == jobs[1].id()));
+  CHECK(notice.sentence.find("no pilot has the label 'nobody-has-this'") != std::string::npos);
+  CHECK(notice.sentence.find("flotilla pilot start") != std::string::npos);
+  CHECK(jobs[0].why_async().get().sentence == notice.sentence);
+
+  auto started = daemon.start_worker_async({.executable = "true", .label = "nor-this"});
+  const auto worker = told.wait_for(2);
+  CHECK(worker.sentence.find("'nor-this'") != std::string::npos);
+  daemon.job(worker.job).cancel();
+  CHECK_THROWS_AS(started.get(), FlotillaError);
+  auto blocking = std::async(std::launch::async, [&] { return daemon.start_worker({.executable = "true", .label = "this-neither"}); });
+  const auto third = told.wait_for(3);
+  CHECK(third.sentence.find("'this-neither'") != std::string::npos);
+  daemon.job(third.job).cancel();
+  CHECK_THROWS_AS(blocking.get(), FlotillaError);
+  for (const Job& job : jobs) job.cancel();
+  CHECK(first.get().state == JobState::canceled);
+  CHECK_THROWS_AS(second.get(), JobFailedError);
+  CHECK(told.notices.size() == 3);
 }
 
 TEST_CASE("output comes while the job runs") {

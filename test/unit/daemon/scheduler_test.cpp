@@ -80,14 +80,22 @@ TEST_CASE("why says what stands in the way") {
   Harness h;
   const JobId job = h.submit(h.command("gpu"));
   auto sentence = [&] { return why(h.core.state(), *h.core.state().job(job)).sentence; };
+  auto passes = [&](JobId id) { return why(h.core.state(), *h.core.state().job(id)).transient; };
   CHECK(sentence().find("no pilot has the label 'gpu'") != std::string::npos);
+  CHECK_FALSE(passes(job));
   const PilotId pilot = h.start("local", "gpu", 1);
   CHECK(sentence().find("still starting") != std::string::npos);
+  CHECK(passes(job));
   CHECK(h.join(pilot, 1).error().empty());
   const JobId first = h.submit(h.command("gpu"));
   h.place();
   CHECK(h.state(job) == v1::JOB_DISPATCHED);
   CHECK(why(h.core.state(), *h.core.state().job(first)).sentence.find("slots that it could use are taken") != std::string::npos);
+  CHECK(passes(first));
+  const JobId wide = h.submit(h.command("gpu", 64));
+  CHECK(why(h.core.state(), *h.core.state().job(wide)).sentence.find("flotilla pilot start RESOURCE --slots 64") != std::string::npos);
+  CHECK_FALSE(passes(wide));
   h.core.on_node_unlinked({pilot, 0}, "cut", h.now, h.out);
   CHECK(why(h.core.state(), *h.core.state().job(first)).sentence.find("link") != std::string::npos);
+  CHECK_FALSE(passes(first));
 }

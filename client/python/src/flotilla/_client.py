@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, 
 
 import grpc
 
-from . import _convert, _rpc
+from . import _convert, _rpc, _waits
 from ._channel import ChannelEnd, take
 from ._errors import CanceledError, FailedPreconditionError, FlotillaError, InternalError, JobFailedError, NotFoundError, TimedOutError, UnavailableError, WorkerFailedError
 from ._prompts import PromptHandler, choose
@@ -184,6 +184,7 @@ class Session:
         self._lock = threading.Lock()
         self._prompt_call: Any = None
         self._closed = False
+        self.watch = _waits.Watch(self._why)
         try:
             _rpc.check_protocol(self.call("GetInfo", client_pb2.GetInfoRequest()))
         except BaseException:
@@ -195,7 +196,15 @@ class Session:
             self._closed = True
             if self._prompt_call is not None:
                 self._prompt_call.cancel()
+        self.watch.close()
         self._channel.close()
+
+    def _why(self, request: client_pb2.WhyJobRequest) -> Optional[client_pb2.WhyJobReply]:
+        try:
+            reply: client_pb2.WhyJobReply = self.stub.WhyJob(request, timeout=_waits.WHY_LIMIT)
+            return reply
+        except (grpc.RpcError, ValueError):  # the daemon restarts, the job is over, or this session
+            return None
 
     def call(self, method: str, request: Any, timeout: Optional[float] = None, wait_for_ready: bool = False) -> Any:
         self.check_open()
@@ -276,10 +285,11 @@ class Session:
         return _convert.job_info(reply.jobs[0])
 
     def wait_job(self, id: int, running: bool, deadline: Optional[float]) -> JobInfo:
-        while True:
-            info = waited_job(id, running, self.call_through_restart("WaitJobs", wait_jobs_request(id, running, deadline)), deadline)
-            if info is not None:
-                return info
+        with self.watch(_waits.of_job(id)):
+            while True:
+                info = waited_job(id, running, self.call_through_restart("WaitJobs", wait_jobs_request(id, running, deadline)), deadline)
+                if info is not None:
+                    return info
 
     def wait_pilot(self, id: int, ended: bool, deadline: Optional[float]) -> PilotInfo:
         while True:
@@ -288,6 +298,10 @@ class Session:
                 return info
 
     def follow(self, followed: Followed, deadline: Optional[float]) -> Iterator[Tuple[int, bytes]]:
+        with self.watch(_waits.of_followed(followed.open)):
+            yield from self._follow(followed, deadline)
+
+    def _follow(self, followed: Followed, deadline: Optional[float]) -> Iterator[Tuple[int, bytes]]:
         self.check_open()
         was_lost = False
         while True:
@@ -548,8 +562,12 @@ class Job:
         self._session.call("SignalJobs", client_pb2.SignalJobsRequest(ids=[self.id], signal=number))
 
     def why(self) -> WhyJob:
+        """Why it waits, where it runs, or how it ended."""
         reply = self._session.call("WhyJob", client_pb2.WhyJobRequest(id=self.id))
         return WhyJob(reply.sentence, list(reply.details))
+
+    def why_async(self) -> Future[WhyJob]:
+        return in_thread(self.why, f"job {self.id}")
 
     def wait_async(self, limit: Optional[Seconds] = None) -> Future[JobInfo]:
         return in_thread(lambda: self.wait(limit), f"job {self.id}")
@@ -616,6 +634,13 @@ class Worker(WorkerChannel):
 
     def info(self) -> JobInfo:
         return self._session.job_info(self.id)
+
+    def why(self) -> WhyJob:
+        """Where it runs, or how it ended."""
+        return self.job.why()
+
+    def why_async(self) -> Future[WhyJob]:
+        return self.job.why_async()
 
     def exit(self, limit: Optional[Seconds] = 0) -> Optional[ExitReason]:
         """How it ended; None when it has not within ``limit`` seconds (None: no limit). Waits on the channel itself, no poll."""
@@ -748,7 +773,10 @@ class Daemon:
         if args is not None:
             more["args"] = args
         wire = self._session.prepare(_convert.make_spec(WorkerSpec, "executable", spec, more))
-        return Worker(self._session, self._session.call_long("StartWorker", client_pb2.StartWorkerRequest(spec=wire)))
+        request = client_pb2.StartWorkerRequest(spec=wire, start_key=_waits.new_start_key())
+        with self._session.watch(_waits.of_start(request), worker=True):
+            where = self._session.call_long("StartWorker", request)
+        return Worker(self._session, where)
 
     # ---- futures
 

@@ -17,7 +17,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, List, Opti
 import grpc
 import grpc.aio
 
-from . import _convert, _rpc
+from . import _convert, _rpc, _waits
 from ._channel import ChannelEnd, take
 from ._client import (
     Followed,
@@ -66,6 +66,7 @@ class Session:
         self._accept_new_host_keys = accept_new_host_keys
         self._prompt_task: Optional[asyncio.Task[None]] = None
         self._closed = False
+        self._reasons = _waits.Reasons()
 
     async def close(self) -> None:
         self._closed = True
@@ -133,11 +134,12 @@ class Session:
         return _convert.job_info(reply.jobs[0])
 
     async def wait_job(self, id: int, running: bool, deadline: Optional[float]) -> JobInfo:
-        while True:
-            reply = await self.call_through_restart("WaitJobs", wait_jobs_request(id, running, deadline))
-            info = waited_job(id, running, reply, deadline)
-            if info is not None:
-                return info
+        async with self.watch(_waits.of_job(id)):
+            while True:
+                reply = await self.call_through_restart("WaitJobs", wait_jobs_request(id, running, deadline))
+                info = waited_job(id, running, reply, deadline)
+                if info is not None:
+                    return info
 
     async def wait_pilot(self, id: int, ended: bool, deadline: Optional[float]) -> PilotInfo:
         while True:
@@ -147,6 +149,11 @@ class Session:
                 return info
 
     async def follow(self, followed: Followed, deadline: Optional[float]) -> AsyncIterator[Tuple[int, bytes]]:
+        async with self.watch(_waits.of_followed(followed.open)):
+            async for each in self._follow(followed, deadline):
+                yield each
+
+    async def _follow(self, followed: Followed, deadline: Optional[float]) -> AsyncIterator[Tuple[int, bytes]]:
         self.check_open()
         was_lost = False
         while True:
@@ -186,6 +193,16 @@ class Session:
         info = await self.job_info(followed.open.job) if followed.stale() else followed.info
         return followed.result(info, b"".join(texts[0]), b"".join(texts[1]))
 
+    def watch(self, ask: _waits.Ask, worker: bool = False) -> _Watched:
+        return _Watched(self._look, _waits.Wait(ask, worker), self._reasons)
+
+    async def _look(self, request: client_pb2.WhyJobRequest) -> Optional[client_pb2.WhyJobReply]:
+        try:
+            reply: client_pb2.WhyJobReply = await self.stub.WhyJob(request, timeout=_waits.WHY_LIMIT)
+            return reply
+        except grpc.aio.AioRpcError:  # the daemon restarts, or the job is over
+            return None
+
     def answer_prompts(self) -> None:
         handler = choose(self._prompts)
         if (handler is None and not self._accept_new_host_keys) or self._prompt_task is not None or self._closed:
@@ -211,6 +228,40 @@ class Session:
         finally:
             call.cancel()
             self._prompt_task = None
+
+
+class _Watched:
+    """While inside, the wait is watched (`_waits`). A task is made only when the wait has lasted."""
+
+    def __init__(self, why: Callable[[client_pb2.WhyJobRequest], Awaitable[Optional[client_pb2.WhyJobReply]]], wait: _waits.Wait, reasons: _waits.Reasons) -> None:
+        self._why = why
+        self._wait = wait
+        self._reasons = reasons
+        self._timer: Optional[asyncio.TimerHandle] = None
+        self._task: Optional[asyncio.Task[None]] = None
+
+    async def __aenter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_waits.FIRST_LOOK, self._begin)
+
+    async def __aexit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._reasons.forget(self._wait)
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            request = self._wait.ask()
+            reply = await self._why(request) if request is not None else None
+            now = time.monotonic()
+            if reply is not None:
+                self._reasons.tell(self._wait, reply, now)
+            self._wait.look_later(now)
+            await asyncio.sleep(self._wait.next_look - now)
 
 
 async def _status_of(call: Any) -> grpc.aio.AioRpcError:
@@ -418,6 +469,9 @@ class Worker(WorkerChannel):
     async def info(self) -> JobInfo:
         return await self._session.job_info(self.id)
 
+    async def why(self) -> WhyJob:
+        return await self.job.why()
+
     async def exit(self, limit: Optional[Seconds] = 0) -> Optional[ExitReason]:
         deadline = deadline_of(limit)
         if self._end.known() is None and not self.closed:
@@ -571,6 +625,8 @@ class Daemon:
         if args is not None:
             more["args"] = args
         wire = await session.prepare(_convert.make_spec(WorkerSpec, "executable", spec, more))
-        where = await session.call("StartWorker", client_pb2.StartWorkerRequest(spec=wire))
+        request = client_pb2.StartWorkerRequest(spec=wire, start_key=_waits.new_start_key())
+        async with session.watch(_waits.of_start(request), worker=True):
+            where = await session.call("StartWorker", request)
         taking: Awaitable[Tuple[Any, Any, Any]] = asyncio.get_running_loop().run_in_executor(None, take, where.socket, where.ticket)
         return Worker(session, where.job, await taking)
