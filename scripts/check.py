@@ -89,6 +89,45 @@ def licence_and_size(files):
             for file in files if (root / file).stat().st_size > too_big]
 
 
+def anchors(text):
+    """What a link into a page may name: its headings, as GitHub makes words of them."""
+    seen = set()
+    for heading in re.findall(r"^#+ +(.*)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), flags=re.M):
+        word = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
+        number = 0
+        while (name := f"{word}-{number}" if number else word) in seen:
+            number += 1
+        seen.add(name)
+    return seen
+
+
+def links_resolve(files):
+    """Links of the pages to files and headings; addresses in the net are not asked."""
+    faults = []
+    for file in files:
+        if file.suffix != ".md":
+            continue
+        prose = re.sub(r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), (root / file).read_text(), flags=re.S | re.M)
+        prose = re.sub(r"`[^`\n]*`", "", prose)
+        for number, line in enumerate(prose.split("\n"), 1):
+            for target in re.findall(r"\]\(([^)\s]+)\)", line):
+                if re.match(r"[a-z]+:", target):
+                    continue
+                name, _, heading = target.partition("#")
+                there = (root / file.parent / name) if name else root / file
+                if not there.exists():
+                    faults.append(f"{file}:{number}: {target} leads nowhere")
+                elif heading and there.suffix == ".md" and heading not in anchors(there.read_text()):
+                    faults.append(f"{file}:{number}: {target}: that page has no such heading")
+    return faults
+
+
+def docs_are_listed(files):
+    listed = set(re.findall(r"\]\(([^)#\s]+)\)", (root / "docs/README.md").read_text()))
+    return [f"docs/README.md does not list {file.name}" for file in files
+            if file.parts[0] == "docs" and len(file.parts) == 2 and file.suffix == ".md" and file.name not in listed | {"README.md"}]
+
+
 def shell_is_sound(files):
     faults = []
     for file in files:
@@ -134,6 +173,8 @@ def main():
     results["folders have a README"] = (folders_have_a_readme(files), None)
     results["top level is tidy"] = (top_level_is_tidy(files), None)
     results["no huge files"] = (licence_and_size(files), None)
+    results["links resolve"] = (links_resolve(files), None)
+    results["docs are listed"] = (docs_are_listed(files), None)
     results["shell scripts parse"] = (shell_is_sound(files), None)
     results["layout of changed sources"] = layout(files, everything)
     failed = 0

@@ -4,12 +4,13 @@ export LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 scripts=$root/scripts
 venv=$root/.venv
-started=$SECONDS
+# Scripts that call each other share one clock.
+export FLOTILLA_SCRIPT_BEGAN=${FLOTILLA_SCRIPT_BEGAN:-$EPOCHSECONDS}
 # Two checkouts share what the compiler cache has.
 export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 # say TEXT: one line of progress, with the seconds since the start.
-say() { printf '\n== [%4ds] %s\n' "$((SECONDS - started))" "$*"; }
+say() { printf '\n== [%4ds] %s\n' "$((EPOCHSECONDS - FLOTILLA_SCRIPT_BEGAN))" "$*"; }
 note() { printf '   %s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "de421.hpp"
+#include "svg_plot.hpp"
 
 namespace {
 
@@ -19,12 +20,14 @@ using solar_system::Vector;
 
 constexpr double days_per_year = 365.25, seconds_per_day = 86400;
 struct Known {
-  const char *of_de421, *name, *gm;
+  const char *of_de421, *name, *gm, *colour;
 };
 // Earth is the barycentre of Earth and Moon, with the mass of both.
-constexpr Known bodies[] = {{"sun", "Sun", "GMS"},      {"mercury", "Mercury", "GM1"}, {"venus", "Venus", "GM2"},   {"earthmoon", "Earth", "GMB"},
-                            {"mars", "Mars", "GM4"},    {"jupiter", "Jupiter", "GM5"}, {"saturn", "Saturn", "GM6"}, {"uranus", "Uranus", "GM7"},
-                            {"neptune", "Neptune", "GM8"}, {"pluto", "Pluto", "GM9"}};
+constexpr Known bodies[] = {
+    {"sun", "Sun", "GMS", "orange"},          {"mercury", "Mercury", "GM1", "gray"},       {"venus", "Venus", "GM2", "peru"},
+    {"earthmoon", "Earth", "GMB", "royalblue"}, {"mars", "Mars", "GM4", "firebrick"},      {"jupiter", "Jupiter", "GM5", "sandybrown"},
+    {"saturn", "Saturn", "GM6", "goldenrod"}, {"uranus", "Uranus", "GM7", "turquoise"},    {"neptune", "Neptune", "GM8", "slateblue"},
+    {"pluto", "Pluto", "GM9", "dimgray"}};
 constexpr std::size_t body_count = std::size(bodies), sun = 0, earth = 3;
 
 struct Options {
@@ -33,7 +36,7 @@ struct Options {
   double step_parameter = 1e-4;    // Mercury is then right to a few kilometres after ten years, all others better
   std::optional<double> mass_loss;  // solar masses a year; 0 = as the star's wind law says
   bool relativity = false, moon = false, json = false;
-  fs::path ephemeris, gravity_worker, star_folder, sdk, table;
+  fs::path ephemeris, gravity_worker, star_folder, sdk, plot, table;
 };
 
 const char usage[] = R"(solar_system: ten years of the solar system, its gravity code wherever you say, compared with JPL's DE421 ephemeris
@@ -45,7 +48,9 @@ const char usage[] = R"(solar_system: ten years of the solar system, its gravity
   --relativity           add the leading relativistic term of the Sun's gravity
   --moon                 Earth and Moon as two bodies
   --segment DAYS         between two exchanges of the codes (default: 20)
-  --table FILE           the distances from DE421 over time, to plot
+  --step-parameter N     of the gravity code: the error goes with its square (default: 0.0001)
+  --plot FILE            a picture of the orbits and of the distances from DE421, as SVG
+  --table FILE           the distances from DE421 over time, as text
   --json                 the result as JSON on standard output; all else goes to standard error
   --ephemeris DIR        the folder of the Python package de421 (default: $DE421_DIR, else that of python3)
   --gravity-worker FILE  the program gravity_worker (default: beside this program)
@@ -73,11 +78,12 @@ Options parse(int argc, char** argv) {
   options.gravity_worker = fs::read_symlink("/proc/self/exe").parent_path() / "gravity_worker";
   options.star_folder = SOLAR_SYSTEM_SOURCES;
   options.sdk = WORKER_PY;
-  enum { on_gravity = 1, on_star, years, mass_loss, relativity, moon, segment, table, json, ephemeris, gravity_worker, star_worker, sdk, help };
+  enum { on_gravity = 1, on_star, years, mass_loss, relativity, moon, segment, step_parameter, plot, table, json, ephemeris, gravity_worker, star_worker, sdk, help };
   const option known[] = {{"on-gravity", required_argument, nullptr, on_gravity}, {"on-star", required_argument, nullptr, on_star},
                           {"years", required_argument, nullptr, years},           {"mass-loss", optional_argument, nullptr, mass_loss},
                           {"relativity", no_argument, nullptr, relativity},       {"moon", no_argument, nullptr, moon},
-                          {"segment", required_argument, nullptr, segment},       {"table", required_argument, nullptr, table},
+                          {"segment", required_argument, nullptr, segment},       {"step-parameter", required_argument, nullptr, step_parameter},
+                          {"plot", required_argument, nullptr, plot},             {"table", required_argument, nullptr, table},
                           {"json", no_argument, nullptr, json},                   {"ephemeris", required_argument, nullptr, ephemeris},
                           {"gravity-worker", required_argument, nullptr, gravity_worker},
                           {"star-worker", required_argument, nullptr, star_worker}, {"sdk", required_argument, nullptr, sdk},
@@ -91,6 +97,8 @@ Options parse(int argc, char** argv) {
       case relativity: options.relativity = true; break;
       case moon: options.moon = true; break;
       case segment: options.segment_days = number(optarg, "--segment"); break;
+      case step_parameter: options.step_parameter = number(optarg, "--step-parameter"); break;
+      case plot: options.plot = optarg; break;
       case table: options.table = optarg; break;
       case json: options.json = true; break;
       case ephemeris: options.ephemeris = optarg; break;
@@ -105,12 +113,20 @@ Options parse(int argc, char** argv) {
   if (optind < argc) throw std::invalid_argument(std::string("'") + argv[optind] + "' is no option; see solar_system --help");
   if (!(options.years > 0 && options.years <= 50)) throw std::invalid_argument("--years: more than 0, and at most 50: DE421 ends in 2052");
   if (!(options.segment_days > 0)) throw std::invalid_argument("--segment: more than 0 days");
+  if (!(options.step_parameter > 0)) throw std::invalid_argument("--step-parameter: more than 0");
+  if (!options.plot.empty() && options.plot.extension() != ".svg")
+    throw std::invalid_argument("--plot: this program draws SVG; give a name that ends in .svg (solar_system.py draws others too)");
+  for (const auto* file : {&options.plot, &options.table})  // before ten years are computed for nothing
+    if (!file->empty() && file->has_parent_path() && !fs::is_directory(file->parent_path()))
+      throw std::invalid_argument("there is no folder " + file->parent_path().string() + " for " + file->string());
   if (options.mass_loss && *options.mass_loss < 0) throw std::invalid_argument("--mass-loss: a star gives mass away");
   if (!options.on_star.empty() && !options.mass_loss) throw std::invalid_argument("--on-star: the star takes part with --mass-loss only");
   if (options.ephemeris.empty())
     if (const char* folder = std::getenv("DE421_DIR")) options.ephemeris = folder;
-  if (options.ephemeris.empty())
-    options.ephemeris = output_of("python3 -c 'import de421, os; print(os.path.dirname(de421.__file__))' 2>/dev/null");
+  // The Python that the user has chosen, then the one of the sources' own environment.
+  for (const std::string python : {"python3", SOLAR_SYSTEM_SOURCES "/../../.venv/bin/python3"})
+    if (options.ephemeris.empty())
+      options.ephemeris = output_of(("'" + python + "' -c 'import de421, os; print(os.path.dirname(de421.__file__))' 2>/dev/null").c_str());
   if (options.ephemeris.empty())
     throw std::invalid_argument("the Python package de421 was not found; pip install de421, or give its folder by --ephemeris");
   return options;
@@ -224,6 +240,18 @@ int run(const Options& options) {
     for (auto& body : bodies) std::fprintf(table, "\t%s", body.name);
     std::fprintf(table, "\n");
   }
+  std::vector<double> days;
+  std::vector<solar_system::Course> courses;
+  for (const auto& body : bodies) courses.push_back({body.name, body.colour, {}, {}});
+  // After distances(): where the bodies are then.
+  auto keep = [&](double day, const std::vector<double>& km) {
+    days.push_back(day);
+    for (std::size_t i = 0; i < body_count; ++i) {
+      courses[i].positions.push_back(position[i]);
+      courses[i].distances_km.push_back(km[i]);
+    }
+  };
+  keep(0, distances(0));
   double total = options.years * days_per_year;
   int segments = std::max(1, static_cast<int>(std::ceil(total / options.segment_days)));
   auto edge = [&](int i) { return total * i / segments; };
@@ -246,6 +274,7 @@ int run(const Options& options) {
     energy_change += now - energy;
     energy = now;
     km = distances(edge(i + 1));
+    keep(edge(i + 1), km);
     if (table) {
       std::fprintf(table, "%.3f", edge(i + 1));
       for (double each : km) std::fprintf(table, "\t%.3f", each);
@@ -268,6 +297,12 @@ int run(const Options& options) {
     std::fprintf(out, "  %-8s%14.1f%s\n", bodies[i].name, km[i], i == earth ? "   (with the Moon, their barycentre)" : "");
   if (!options.relativity && !star)
     std::fprintf(out, "This is Newton's gravity: most of it is the relativity that is missing (--relativity), strongest near the Sun.\n");
+  if (!options.plot.empty()) {
+    char title[60];
+    std::snprintf(title, sizeof title, "%g years from J2000", options.years);
+    solar_system::SvgPlot(days, courses, title).save(options.plot);
+    std::fprintf(out, "plot: %s\n", options.plot.c_str());
+  }
   if (options.json) {
     std::printf("{\n  \"years\": %.17g,\n  \"energy_error\": %.17g,\n  \"distance_km\": {", options.years, error);
     for (std::size_t i = 0; i < body_count; ++i) std::printf("%s\n    \"%s\": %.17g", i ? "," : "", bodies[i].name, km[i]);

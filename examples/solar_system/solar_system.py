@@ -43,7 +43,8 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     what.add_argument("--segment", metavar="DAYS", type=float, default=20.0, help="between two exchanges of the codes (default: 20)")
     what.add_argument("--step-parameter", type=float, default=STEP_PARAMETER, help="of the gravity code: the error goes with its square (default: %(default)s)")
     out = parser.add_argument_group("what comes out")
-    out.add_argument("--plot", metavar="FILE", type=Path, help="a picture of the orbits and of the distances from DE421")
+    out.add_argument("--plot", metavar="FILE", type=Path, help="a picture of the orbits and of the distances from DE421 (.png, .svg, .pdf)")
+    out.add_argument("--table", metavar="FILE", type=Path, help="the distances from DE421 over time, as text")
     out.add_argument("--json", action="store_true", help="the result as JSON on standard output; all else goes to standard error")
     arguments = parser.parse_args(argv)
     if not 0 < arguments.years <= 50:
@@ -52,6 +53,11 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
         parser.error("--segment: more than 0 days")
     if arguments.mass_loss is not None and arguments.mass_loss < 0:
         parser.error("--mass-loss: a star gives mass away")
+    if not arguments.step_parameter > 0:
+        parser.error("--step-parameter: more than 0")
+    for file in (arguments.plot, arguments.table):  # before ten years are computed for nothing
+        if file is not None and not file.absolute().parent.is_dir():
+            parser.error(f"there is no folder {file.parent} for {file}")
     if arguments.on_star and arguments.mass_loss is None:
         parser.error("--on-star: the star takes part with --mass-loss only")
     return arguments
@@ -140,6 +146,13 @@ def plot(result: Result, file: Path, title: str) -> None:
     pyplot.close(figure)
 
 
+def write_table(result: Result, file: Path) -> None:
+    with file.open("w") as out:
+        out.write("# distance from DE421 in km\n# days\t" + "\t".join(NAMES) + "\n")
+        for day, distances in list(zip(result.days, result.distance))[1:]:
+            out.write(f"{day:.3f}\t" + "\t".join(f"{each:.3f}" for each in distances) + "\n")
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     arguments = parse(argv)
     if arguments.plot:
@@ -179,6 +192,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     report(result, arguments, seconds, say)
     if arguments.json:
         print(json.dumps(result.summary(), indent=2))
+    if arguments.table:
+        write_table(result, arguments.table)
     if arguments.plot:
         plot(result, arguments.plot, f"{result.years:g} years from J2000")
         say(f"plot: {os.path.relpath(arguments.plot)}")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,20 @@ def test_plot(environment, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("options", [["--years=0"], ["--years=60"], ["--mass-loss=-1"], ["--on-star=x"], ["--segment=0"], ["--nonsense"]])
+def test_plot_and_table_of_both_hosts(host, environment, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run(host("--years=0.5", "--plot", str(tmp_path / "picture.svg"), "--table", str(tmp_path / "table")), environment)
+    assert done.returncode == 0, done.stderr
+    picture = xml.etree.ElementTree.parse(tmp_path / "picture.svg")
+    assert picture.getroot().tag.endswith("}svg")
+    lines = (tmp_path / "table").read_text().splitlines()
+    assert lines[1].split() == ["#", "days", "Sun", "Mercury", "Venus", "Earth", "Mars", "Jupiter", "Saturn", "Uranus", "Neptune", "Pluto"]
+    assert len(lines) == 2 + 10 and float(lines[-1].split()[0]) == pytest.approx(0.5 * 365.25, abs=1e-3)
+    done = run(host("--plot", str(tmp_path / "none/picture.svg")), environment)
+    assert done.returncode in (1, 2) and f"there is no folder {tmp_path}/none" in done.stderr
+
+
+@pytest.mark.parametrize("options", [["--years=0"], ["--years=60"], ["--mass-loss=-1"], ["--on-star=x"], ["--segment=0"], ["--step-parameter=0"], ["--nonsense"]])
 def test_options_that_cannot_be_are_refused(host, options, environment):
     done = run(host(*options), environment)
     assert done.returncode in (1, 2)
