@@ -60,8 +60,8 @@ class SvgPlot {
   void mark_up(int number, double y, const std::string& label) {
     write("<path d='M%.1f %.1fh-5' stroke='black'/><text x='%.1f' y='%.1f' text-anchor='end'>%s</text>\n", left(number), y, left(number) - 7, y + 4, label.c_str());
   }
-  void legend(int number, std::size_t row, const Course& course) {
-    const double x = left(number) + 8, y = margin + 14 + 14.0 * static_cast<double>(row);
+  void legend(int number, std::size_t row, const Course& course, int right = 8, int down = 14) {
+    const double x = left(number) + right, y = margin + down + 14.0 * static_cast<double>(row);
     write("<circle cx='%.1f' cy='%.1f' r='4' fill='%s'/><text x='%.1f' y='%.1f' font-size='11'>%s</text>\n", x, y - 4, course.colour.c_str(), x + 8, y, course.name.c_str());
   }
   static std::string number(double value) {
@@ -93,11 +93,11 @@ class SvgPlot {
   }
 
   void distances(int panel_number, const std::vector<double>& days, const std::vector<Course>& courses) {
-    frame(panel_number, "distance from DE421", "years after J2000", "distance from DE421 [km]");
+    frame(panel_number, "distance from DE421 [km]", "years after J2000", "");
     double low = 1e300, high = 0;
     for (std::size_t body = 1; body < courses.size(); ++body)
-      for (const double km : courses[body].distances_km)
-        if (km > 0) low = std::min(low, km), high = std::max(high, km);
+      for (std::size_t i = 1; i < days.size(); ++i)  // at first all are where DE421 has them
+        if (const double km = courses[body].distances_km[i]; km > 0) low = std::min(low, km), high = std::max(high, km);
     const double bottom = std::floor(std::log10(std::min(low, high))), top = std::max(bottom + 1, std::ceil(std::log10(high)));
     const double years = days.back() / 365.25;
     auto x = [&](double day) { return left(panel_number) + day / days.back() * size; };
@@ -107,10 +107,10 @@ class SvgPlot {
     for (double at = bottom; at <= top; ++at) mark_up(panel_number, y(std::pow(10, at)), number(std::pow(10, at)));
     for (std::size_t body = 1; body < courses.size(); ++body) {
       text_ += "<polyline fill='none' stroke-width='" + std::string(courses[body].name == "Earth" ? "2.5" : "1.2") + "' stroke='" + courses[body].colour + "' points='";
-      for (std::size_t i = 0; i < days.size(); ++i)
+      for (std::size_t i = 1; i < days.size(); ++i)
         if (courses[body].distances_km[i] > 0) write("%.1f,%.1f ", x(days[i]), y(courses[body].distances_km[i]));
       text_ += "'/>\n";
-      legend(panel_number, body - 1, courses[body]);
+      legend(panel_number, body - 1, courses[body], size - 80, size - 130);
     }
   }
 
