@@ -38,7 +38,9 @@ Result<fs::path> find_agent(const fs::path& configured) {
   }
   for (const auto& place : places)
     if (access(place.c_str(), X_OK) == 0) return fs::weakly_canonical(place);
-  return fail(Code::not_found, fmt::format("there is no flotilla-agent at {}", places.front().string()),
+  return fail(Code::not_found, places.size() == 1 ? fmt::format("there is no program {}", places.front().string())
+                                          : fmt::format("there is no flotilla-agent beside {}, nor in ../libexec/flotilla from there",
+                                                        (places.front().parent_path() / "flotilla").string()),
               "set FLOTILLA_AGENT, or [daemon] agent in the configuration");
 }
 

@@ -192,7 +192,8 @@ _flotilla() {
   (( ${#described} )) && _describe -t flotilla flotilla described
   (( files )) && _files
 }
-compdef _flotilla flotilla
+# Out of a folder of fpath this is the body of the function that is asked for.
+if [[ "${funcstack[1]}" == _flotilla ]]; then _flotilla; else compdef _flotilla flotilla; fi
 )";
   return R"(# Tab completion of flotilla for fish. Put it into place with:
 #   flotilla completion fish > ~/.config/fish/completions/flotilla.fish

@@ -3,13 +3,14 @@
 #include <flotilla/worker.hpp>
 #include <iostream>
 
-// Exits with 0 when the typed error crosses the library's border.
+// Exits with 0 when a job runs, and when the typed error of one that fails crosses the library's border.
 int main() {
+  flotilla::Daemon daemon({.start = false});
+  std::cout << daemon.run({.argv = {"echo", "works"}}).standard_output;
   try {
-    flotilla::Daemon daemon({.socket = "/nowhere/daemon.sock"});
-  } catch (const flotilla::UnavailableError& error) {
-    std::cout << error.what() << "\n";
-    return 0;
+    daemon.run({.argv = {"false"}});
+  } catch (const flotilla::JobFailedError& error) {
+    return error.exit()->code == 1 ? 0 : 1;
   }
   return 1;
 }
