@@ -73,11 +73,19 @@ list(REMOVE_ITEM static_libs -pthread)
 list(REMOVE_DUPLICATES static_libs)
 set(FLOTILLA_STATIC_LIBS -Wl,--start-group ${static_libs} -Wl,--end-group CACHE INTERNAL "")
 
+# gRPC from its archive without xDS: 16.8 -> 14.8 MB for the agent. Other versions of gRPC have other seams there, and keep all.
+function(flotilla_without_xds target)
+  if(gRPC_VERSION VERSION_GREATER_EQUAL 1.51 AND gRPC_VERSION VERSION_LESS 1.52)
+    target_sources(${target} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/static/grpc_without_xds.cpp)
+  endif()
+endfunction()
+
 # flotilla_static(TARGET extra libs...): fully static, runs on any glibc or none.
 function(flotilla_static target)
   set_target_properties(${target} PROPERTIES FLOTILLA_STATIC ON)
   target_link_options(${target} PRIVATE -static -pthread)
   target_link_libraries(${target} PRIVATE ${ARGN} ${FLOTILLA_STATIC_LIBS})
+  flotilla_without_xds(${target})
 endfunction()
 
 # flotilla_lean(TARGET shared libs...): gRPC, its seventy little libraries and the C++ library from archives, all else shared.
@@ -90,4 +98,5 @@ function(flotilla_lean target)
   set_target_properties(${target} PROPERTIES FLOTILLA_STATIC ON)
   target_link_options(${target} PRIVATE -static-libstdc++ -static-libgcc -Wl,-z,lazy)
   target_link_libraries(${target} PRIVATE ${FLOTILLA_LEAN_LIBS} ${ARGN})
+  flotilla_without_xds(${target})
 endfunction()

@@ -293,7 +293,12 @@ class Host:
         self._outer.wait(10)
         # Sockets with unsent data keep a network namespace for minutes; without its port it is nobody's neighbour.
         for network in self.addresses:
-            self.bed.in_switch(["ip", "link", "del", self._port(network)])
+            try:
+                self.bed.in_switch(["ip", "link", "del", self._port(network)])
+            except BedError:
+                if self.bed.has_port(self._port(network)):
+                    raise
+                # else the namespace was gone sooner, and the port with it
 
     def _port(self, network):
         return f"{self.name}-{network}"[:15]
