@@ -201,7 +201,7 @@ void add_resource_commands(Context& context, CLI::App* root) {
           if (context.json)
             parts.push_back(to_json(*added));
           else
-            note("Added " + added->spec().name() + ".");
+            note("Added " + added->spec().name() + (added->spec().location().empty() ? ": this machine, since no --location was given." : "."));
         }
         if (context.json) print_line(json_list(parts));
         int code = exit_code::ok;

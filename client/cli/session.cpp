@@ -28,6 +28,7 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr milliseconds why_after{500};          // shorter waits are not worth a line
+constexpr milliseconds why_last_pause{60'000};  // without a terminal; doubled up to this
 constexpr milliseconds why_every{2000};
 constexpr milliseconds why_limit{1000};
 constexpr milliseconds second_interrupt{2000};  // two Ctrl-C within this cancel the job
@@ -282,7 +283,7 @@ class Session {
     const auto at = [&](Clock::time_point moment) {
       if (!next || moment < *next) next = moment;
     };
-    const bool why = options_.show_why && waiting() && line_.visible();
+    const bool why = options_.show_why && waiting();
     if (why) at(next_why_);
     if (keys_.holding()) at(held_since_ + held_key);
     pollfd fds[3] = {{bell_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {-1, POLLIN, 0}};
@@ -312,6 +313,7 @@ class Session {
 
   void tell_why() {
     next_why_ = Clock::now() + why_every;
+    if (!line_.visible()) return tell_why_once();
     if (!prompter_ && can_ask()) prompter_.emplace(*client_, "", options_.accept_new_host_keys, line_);
     if (result_.job.id() == 0) {
       line_.show("waiting for the daemon");
@@ -330,6 +332,19 @@ class Session {
     line_.show("job " + id_text() + ": " + (reason.empty() ? "waiting" : reason));
     const auto after = connection_->look();
     if (after.over || (after.job && after.job->state() >= v1::JOB_DISPATCHED)) line_.clear();
+  }
+
+  // Without a terminal: a line for each reason, when it does not pass by itself.
+  void tell_why_once() {
+    why_pause_ = std::min(2 * why_pause_, why_last_pause);
+    next_why_ = Clock::now() + why_pause_;
+    if (result_.job.id() == 0) return;
+    v1::WhyJobRequest request;
+    request.set_id(result_.job.id());
+    const auto reply = client_->why_job(request, why_limit);
+    if (!reply || reply->state() > v1::JOB_QUEUED || reply->transient() || reply->sentence() == told_why_) return;
+    told_why_ = reply->sentence();
+    std::fprintf(stderr, "flotilla: job %s waits: %s\n", id_text().c_str(), told_why_.c_str());
   }
 
   void take_signals() {
@@ -546,6 +561,8 @@ class Session {
   DetachKeys keys_;
   Clock::time_point held_since_;
   Clock::time_point next_why_ = Clock::now() + why_after;
+  milliseconds why_pause_ = why_after;
+  std::string told_why_;
   std::optional<Clock::time_point> last_interrupt_;
   bool canceling_ = false;
   bool stdin_open_ = false;

@@ -166,6 +166,14 @@ def test_run_moves_much_in_both_directions(cli):
     assert hashlib.sha256(out).hexdigest() == hashlib.sha256(data).hexdigest()
 
 
+def test_without_a_terminal_too_a_wait_tells_why_once(cli):
+    waiting = cli.start("run", "--on", "nobody-has-this", "--", "true")
+    assert b"waits: no pilot has the label 'nobody-has-this'" in waiting.stderr.readline()
+    waiting.terminate()
+    assert waiting.wait(WAIT_S) != 0
+    assert b"waits" not in waiting.stderr.read()
+
+
 def test_limits_of_time(cli):
     ran = cli.run("run", "--time", "200ms", "--", "sleep", "1000", code=124)
     assert "time" in ran.err
