@@ -302,7 +302,11 @@ class Session {
       std::uint64_t rung = 0;
       [[maybe_unused]] const auto n = read(bell_.get(), &rung, sizeof rung);
     }
-    if (fds[1].revents) take_signals();
+    if (fds[1].revents) {
+      // What the user has seen before the key was pressed counts: the job may have begun meanwhile.
+      if (const auto seen = connection_->look(); seen.job) take(*seen.job);
+      take_signals();
+    }
     if (fds[2].revents) take_input();
     if (keys_.holding() && Clock::now() - held_since_ >= held_key) send_input(keys_.release());
     if (why && Clock::now() >= next_why_) tell_why();

@@ -170,6 +170,8 @@ void Coordinator::AttachSession::pump() {
   if (over || !id) return;
   const Job* job = c.state().job(id);
   if (!job) return;
+  // Its output does not overtake its state: what changed is told after the commit, and this with it.
+  if (c.out_.changed_jobs.contains(id)) return;
   bool more = false;
   for (const unsigned which : {1u, 2u}) {
     for (;;) {
