@@ -142,6 +142,9 @@ class Pilot {
   // jobs
   void start_attempt(v1::StartAttempt start);
   void cancel_attempt(const v1::CancelAttempt& cancel);
+  void retract_attempt(Attempt id);
+  void give_back_waiting();
+  void tell_retracted(Attempt id, bool begun);
   void order_end(Attempt id, EndOrder order);
   void report_end(Attempt id);
   void forget(Attempt id);
@@ -535,6 +538,11 @@ void Pilot::on_frame(v1::Frame frame) {
     }
     case v1::Frame::kStartAttempt: start_attempt(std::move(*frame.mutable_start_attempt())); break;
     case v1::Frame::kCancelAttempt: cancel_attempt(frame.cancel_attempt()); break;
+    case v1::Frame::kRetractAttempt: {
+      const auto& id = frame.retract_attempt().id();
+      retract_attempt(Attempt{JobId{id.job()}, id.attempt()});
+      break;
+    }
     case v1::Frame::kSignalAttempt:
       if (Job* job = find(frame.signal_attempt().id())) job->signal(frame.signal_attempt().signal());
       break;
@@ -562,6 +570,7 @@ void Pilot::on_frame(v1::Frame frame) {
     case v1::Frame::kDrainPilot:
       spdlog::info("draining");
       table_.drain();
+      give_back_waiting();
       after_change();
       break;
     case v1::Frame::kEndPilot:
@@ -598,6 +607,7 @@ void Pilot::start_attempt(v1::StartAttempt start) {
       send(std::move(frame));
       return;
     }
+    case AttemptTable::Start::given_back: tell_retracted(id, false); return;
     case AttemptTable::Start::accepted: break;
   }
   auto job = std::make_shared<Job>(*services_, std::move(start));
@@ -628,6 +638,35 @@ void Pilot::cancel_attempt(const v1::CancelAttempt& cancel) {
     return;
   }
   order_end(id, EndOrder{cancel.kind() == v1::EXIT_NONE ? v1::CANCELED_BY_USER : cancel.kind(), cancel.message(), cancel.grace_ms()});
+}
+
+void Pilot::tell_retracted(Attempt id, bool begun) {
+  v1::Frame frame;
+  auto& retracted = *frame.mutable_attempt_retracted();
+  retracted.mutable_id()->set_job(id.job.value);
+  retracted.mutable_id()->set_attempt(id.number);
+  retracted.set_begun(begun);
+  send(std::move(frame));
+}
+
+void Pilot::retract_attempt(Attempt id) {
+  const bool held = table_.find(id) != nullptr;
+  const bool waited = table_.retract(id);
+  if (waited) jobs_.erase(id);
+  tell_retracted(id, held && !waited);
+  if (!waited) return;
+  admit_soon();  // a smaller one may have stood behind it
+  after_change();
+}
+
+// Somebody else can run it. Who cannot be told is not given anything back: it would be lost.
+void Pilot::give_back_waiting() {
+  if (!welcomed_) return;
+  for (const Attempt id : table_.waiting()) {
+    table_.retract(id);
+    jobs_.erase(id);
+    tell_retracted(id, false);
+  }
 }
 
 void Pilot::order_end(Attempt id, EndOrder order) {
@@ -776,6 +815,7 @@ void Pilot::begin_ending(const std::string& reason, bool failed, std::chrono::mi
   ending_timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error && !goodbye_) say_goodbye();
   });
+  give_back_waiting();
   std::vector<Attempt> all;
   for (const auto& [id, held] : table_.all())
     if (held.phase != Phase::ended) all.push_back(id);

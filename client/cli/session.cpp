@@ -54,6 +54,9 @@ void ring(const unique_fd& bell) {
   [[maybe_unused]] const auto n = write(bell.get(), &one, sizeof one);
 }
 
+// For a slot: in the queue, or at a pilot that has none free yet.
+bool waits(const v1::Job& job) { return job.state() <= v1::JOB_QUEUED || (job.state() == v1::JOB_DISPATCHED && job.prefilled()); }
+
 // One stream with its two threads. What it learns is read under its lock by the session.
 class Connection {
  public:
@@ -124,7 +127,7 @@ class Connection {
         const std::scoped_lock lock(mutex_);
         if (message.has_job()) seen_.job = message.job();
         if (message.has_end()) seen_.exit = message.end();
-        if (message.has_job() && message.job().state() >= v1::JOB_DISPATCHED) line_.clear();
+        if (message.has_job() && !waits(message.job())) line_.clear();
       }
       ring(bell_);
     }
@@ -262,7 +265,7 @@ class Session {
   void take(const v1::Job& job) {
     // The window may have changed while it waited.
     if (job.state() == v1::JOB_RUNNING && result_.job.state() < v1::JOB_RUNNING && options_.raw_terminal && !options_.redraw) send_window();
-    if (job.state() >= v1::JOB_DISPATCHED) prompter_.reset();
+    if (!waits(job)) prompter_.reset();
     result_.job = job;
   }
 
@@ -274,7 +277,7 @@ class Session {
     connection_->send(message);
   }
 
-  bool waiting() const { return result_.job.state() <= v1::JOB_QUEUED && !result_.ended; }
+  bool waiting() const { return waits(result_.job) && !result_.ended; }
 
   // Until something happened; handles signals, input and timers itself.
   void wait() {
@@ -335,7 +338,7 @@ class Session {
     const std::string reason = reply ? reply->sentence() : result_.job.message();
     line_.show("job " + id_text() + ": " + (reason.empty() ? "waiting" : reason));
     const auto after = connection_->look();
-    if (after.over || (after.job && after.job->state() >= v1::JOB_DISPATCHED)) line_.clear();
+    if (after.over || (after.job && !waits(*after.job))) line_.clear();
   }
 
   // Without a terminal: a line for each reason, when it does not pass by itself.

@@ -296,8 +296,11 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   v1::WaitJobsRequest wait_request(std::uint64_t id, bool running, Clock::time_point deadline) {
+    return wait_request(std::vector<std::uint64_t>{id}, running, deadline);
+  }
+  v1::WaitJobsRequest wait_request(const std::vector<std::uint64_t>& ids, bool running, Clock::time_point deadline) {
     v1::WaitJobsRequest request;
-    request.add_ids(id);
+    for (const auto id : ids) request.add_ids(id);
     request.set_running(running);
     if (const auto left = left_until(deadline); left != no_limit) request.set_timeout_ms(std::max<std::int64_t>(1, left.count()));
     return request;
@@ -313,6 +316,14 @@ class Session : public std::enable_shared_from_this<Session> {
       if (left_until(deadline).count() == 0)
         raise({ErrorCode::timed_out, "job " + std::to_string(id) + " is still " + std::string(to_string(info.state)) + (info.message.empty() ? "" : ": " + info.message), "", true, {}, {}});
     }
+  }
+  std::vector<JobInfo> wait_jobs(const std::vector<std::uint64_t>& ids, Clock::time_point deadline) {
+    if (ids.empty()) return {};
+    const Watch::Wait watched(watch_, why_of(ids.back()), false);
+    const auto reply = call_through_restart(&Stub::WaitJobs, wait_request(ids, false, deadline));
+    std::vector<JobInfo> infos;
+    for (const auto& job : reply.jobs()) infos.push_back(from_wire(job));
+    return infos;
   }
   PilotInfo wait_pilot(std::uint64_t id, bool ended, Clock::time_point deadline) {
     for (;;) {
@@ -980,6 +991,11 @@ std::vector<Job> Daemon::submit_many(const std::vector<CommandSpec>& specs) cons
   for (const auto id : reply.ids()) jobs.push_back(Job(session_, id));
   if (jobs.size() != specs.size()) detail::raise({ErrorCode::internal, "the daemon took " + std::to_string(jobs.size()) + " of " + std::to_string(specs.size()) + " jobs", "", false, {}, {}});
   return jobs;
+}
+std::vector<JobInfo> Daemon::wait_all(const std::vector<Job>& jobs, Duration limit) const {
+  std::vector<std::uint64_t> ids;
+  for (const Job& job : jobs) ids.push_back(job.id());
+  return session_->wait_jobs(ids, deadline_of(limit));
 }
 JobResult Daemon::run(const CommandSpec& spec) const {
   v1::AttachOpen open;

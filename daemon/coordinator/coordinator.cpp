@@ -111,14 +111,14 @@ Status Coordinator::start() {
       std::getline(cmdline, program, '\0');
       if (program.find("flotilla-agent") == std::string::npos) {
         asio::post(io_, [this, node_id] {
-          core_.on_node_left(node_id, "its process is gone", now(), out_);
+          core_.on_node_left(node_id, "its process is gone", now(), out_, true);
           touch();
         });
       } else {
         local_nodes_[node_id].process = ProcessWatch::start(io_, static_cast<int>(node.record.pid()), [this, node_id] {
           const Node* n = state().node(node_id);
           if (!n || n->linked) return;
-          core_.on_node_left(node_id, "its process ended", now(), out_);
+          core_.on_node_left(node_id, "its process ended", now(), out_, true);
           touch();
         });
       }
@@ -351,7 +351,7 @@ v1::Job Coordinator::show(const Job& job) {
     out.set_stdout_bytes(outputs_.taken(job.id, 1));
     out.set_stderr_bytes(outputs_.taken(job.id, 2));
   }
-  if (job.state == v1::JOB_QUEUED) out.set_message(why(state(), job).sentence);
+  if (job.state == v1::JOB_QUEUED || job.prefilled) out.set_message(why(state(), job).sentence);
   return out;
 }
 
@@ -374,10 +374,10 @@ v1::DaemonInfo Coordinator::info() {
   std::uint64_t running = 0;
   for (const auto& [id, pilot] : state().pilots) running += pilot.state == v1::PILOT_RUNNING;
   info.set_pilots_running(running);
-  info.set_jobs_waiting(state().queue.size());
+  info.set_jobs_waiting(state().queue.size() + state().prefilled.size());
   std::uint64_t jobs = 0;
   for (const auto& [id, pilot] : state().pilots)
-    for (const auto& [index, node] : pilot.nodes) jobs += node.attempts.size();
+    for (const auto& [index, node] : pilot.nodes) jobs += node.attempts.size() - node.prefilled.size();
   info.set_jobs_running(jobs);
   info.set_resident_bytes(resident_bytes());
   return info;
@@ -694,9 +694,10 @@ void Coordinator::signal_jobs(const v1::SignalJobsRequest& request, Reply<v1::Li
 void Coordinator::wait_jobs(const v1::WaitJobsRequest& request, CallContextPtr call, Reply<v1::ListJobsReply> reply) {
   auto selected = select_jobs(request.ids(), "", false);
   if (!selected) return reply(fail(selected.error()));
-  auto done = [this, ids = *selected, running = request.running(), reply] {
-    for (const JobId id : ids) {
-      const Job* job = state().job(id);
+  auto done = [this, ids = *selected, running = request.running(), reply, first = std::make_shared<std::size_t>(0)] {
+    // What has ended stays so: each change looks from the first one on that had not.
+    for (; *first < ids.size(); ++*first) {
+      const Job* job = state().job(ids[*first]);
       if (job && !ended(job->state) && !(running && job->state == v1::JOB_RUNNING)) return false;
     }
     v1::ListJobsReply answer;
@@ -732,7 +733,7 @@ void Coordinator::why_job(const v1::WhyJobRequest& request, Reply<v1::WhyJobRepl
   auto answer = why(state(), *job);
   v1::WhyJobReply wire;
   wire.set_job(id.value);
-  wire.set_state(job->state);
+  wire.set_state(job->prefilled ? v1::JOB_QUEUED : job->state);  // to who waits for it that is the same
   wire.set_transient(answer.transient);
   wire.set_sentence(std::move(answer.sentence));
   for (auto& detail : answer.details) wire.add_details(std::move(detail));

@@ -132,7 +132,7 @@ void Coordinator::on_local_closed(const link::LinkPtr& link, const std::string& 
   it->second.process = ProcessWatch::start(io_, static_cast<int>(node->record.pid()), [this, id] {
     const Node* n = state().node(id);
     if (!n || n->linked) return;
-    core_.on_node_left(id, "its process ended", now(), out_);
+    core_.on_node_left(id, "its process ended", now(), out_, true);
     touch();
   });
 }
@@ -200,6 +200,7 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
   switch (frame.body_case()) {
     case v1::Frame::kAttemptRunning: core_.on_attempt_running(from, frame.attempt_running(), now(), out_); break;
     case v1::Frame::kWorkerConnected: core_.on_worker_connected(from, frame.worker_connected(), now(), out_); break;
+    case v1::Frame::kAttemptRetracted: core_.on_attempt_retracted(from, frame.attempt_retracted(), now(), out_); break;
     case v1::Frame::kAttemptEnded: core_.on_attempt_ended(from, frame.attempt_ended(), now(), out_); break;
     case v1::Frame::kOutputData: take_output(from, frame.output_data()); return;
     case v1::Frame::kInputTaken: on_input_taken(from, frame.input_taken()); return;

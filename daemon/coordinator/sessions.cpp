@@ -63,7 +63,7 @@ void Coordinator::AttachSession::on_message(v1::AttachInput message) {
       break;
     }
     case v1::AttachInput::kSignal:
-      if (placed(job->state)) {
+      if (placed(job->state) && !job->prefilled) {
         (void)c.core_.signal(id, message.signal(), now(), c.out_);
       } else if (!ended(job->state)) {
         (void)c.core_.cancel(id, v1::CANCELED_BY_USER, "interrupted before it started", now(), c.out_);

@@ -82,7 +82,31 @@ void Core::end_job(Job& job, JobEvent event, v1::ExitReason exit, std::uint64_t 
   dirty_ = true;
 }
 
-void Core::lose_attempts(NodeId, Node& node, v1::ExitKind kind, const std::string& message, Now now, Outbox& out) {
+void Core::requeue(Job& job, const std::string& why_so, Now now, Outbox& out) {
+  v1::Event event;
+  event.mutable_job_requeued()->set_job(job.id.value);
+  event.mutable_job_requeued()->set_reason(why_so);
+  if (job.node.pilot) out.changed_pilots.insert(job.node.pilot);
+  emit(std::move(event), now, out);
+  out.changed_jobs.insert(job.id);
+  dirty_ = true;
+  end_wait_at_limit(job, now, out);
+}
+
+void Core::end_wait_at_limit(Job& job, Now now, Outbox& out) {
+  const std::int64_t limit = job.spec->queue_timeout_ms();
+  if (limit && now.wall_ms - job.queued_ms >= limit)
+    end_job(job, JobEvent::queue_timeout,
+            reason(v1::QUEUE_TIMEOUT, fmt::format("it waited {} s in the queue, its limit: {}", limit / 1000.0, why(state_, job).sentence)),
+            0, 0, now, out);
+}
+
+void Core::lose_attempts(NodeId, Node& node, Prefilled prefilled, v1::ExitKind kind, const std::string& message, Now now, Outbox& out) {
+  // The ones that waited first: what ends makes room for them.
+  const std::deque<JobId> waiting = node.prefilled;
+  if (prefilled == Prefilled::queued_again)
+    for (const JobId id : waiting)
+      if (Job* job = find(id); job && job->canceling == v1::EXIT_NONE) requeue(*job, message, now, out);
   const std::set<JobId> attempts = node.attempts;  // end_job changes the set
   for (const JobId id : attempts)
     if (Job* job = find(id)) {
@@ -110,6 +134,7 @@ void Core::restored(Now now, Outbox& out) {
     pilot.unreachable_since_boot_ms = now.boot_ms;
     for (auto& [index, node] : pilot.nodes) {
       node.linked = false;
+      node.watched = false;
       node.unlinked_boot_ms = now.boot_ms;
     }
     if (!ended(pilot.state)) {
@@ -170,7 +195,7 @@ Status Core::remove_resource(const std::string& name, bool force, Now now, Outbo
                   fmt::format("stop it first (flotilla pilot stop {}), or use --force", id.value));
     (void)stop_pilot(id, false, "its resource was removed", now, out);
     for (auto& [index, node] : pilot.nodes) {
-      lose_attempts(NodeId{id, index}, node, v1::PILOT_LOST, fmt::format("resource '{}' was removed", name), now, out);
+      lose_attempts(NodeId{id, index}, node, Prefilled::lost, v1::PILOT_LOST, fmt::format("resource '{}' was removed", name), now, out);
       node.gone = true;
       node.linked = false;
     }
@@ -351,6 +376,7 @@ void Core::on_hub_lost(const std::string& name, const std::string& cause, bool n
     for (auto& [index, node] : pilot.nodes) {
       any |= node.linked;
       node.linked = false;
+      node.watched = false;
       for (const JobId job : node.attempts) out.changed_jobs.insert(job);
     }
     if (any) change_pilot(pilot, PilotEvent::link_lost, "the link to its hub is cut: " + cause, now, out);
@@ -397,6 +423,7 @@ v1::Welcome Core::on_node_joined(const v1::PilotHello& hello, bool trusted, Now 
     emit(std::move(event), now, out);
   }
   node.linked = true;
+  node.watched = true;
   node.gone = node.maybe_alive = false;
   node.ending.clear();
   node.record.clear_message();
@@ -423,7 +450,16 @@ v1::Welcome Core::on_node_joined(const v1::PilotHello& hello, bool trusted, Now 
 // PROTOCOL.md 2.1: acts on the difference between what the node holds and what stands here.
 void Core::reconcile(NodeId id, Node& node, const v1::PilotHello& hello, Now now, Outbox& out) {
   std::set<JobId> held;
-  for (const auto& report : hello.inventory()) {
+  for (const JobId job_id : node.prefilled) {  // what was asked back over the old link is decided anew
+    state_.retracting.erase(job_id);
+    find(job_id)->retract_to = {};
+  }
+  // Ends first: they make room for what runs since then.
+  std::vector<const v1::AttemptReport*> reports;
+  for (const auto& report : hello.inventory()) reports.push_back(&report);
+  std::stable_partition(reports.begin(), reports.end(), [](const auto* report) { return ended(report->state()); });
+  for (const auto* each : reports) {
+    const auto& report = *each;
     Job* job = find(JobId{report.id().job()});
     const bool current = job && job->attempt == report.id().attempt() && job->node == id && placed(job->state);
     if (ended(report.state())) {
@@ -462,7 +498,10 @@ void Core::reconcile(NodeId id, Node& node, const v1::PilotHello& hello, Now now
     if (job->canceling != v1::EXIT_NONE) send_cancel(*job, out);
     out.changed_jobs.insert(job->id);
   }
-  const std::set<JobId> attempts = node.attempts;
+  std::vector<JobId> attempts;  // as they were sent: the pilot starts them in that order
+  for (const JobId job_id : node.attempts)
+    if (!find(job_id)->prefilled) attempts.push_back(job_id);
+  attempts.insert(attempts.end(), node.prefilled.begin(), node.prefilled.end());
   for (const JobId job_id : attempts) {
     if (held.contains(job_id)) continue;
     Job* job = find(job_id);
@@ -485,6 +524,10 @@ void Core::on_node_unlinked(NodeId id, const std::string& cause, Now now, Outbox
   if (!node || !node->linked) return;
   node->linked = false;
   node->unlinked_boot_ms = now.boot_ms;
+  for (const JobId job : node->prefilled) {
+    state_.retracting.erase(job);
+    find(job)->retract_to = {};
+  }
   Pilot& pilot = state_.pilots.at(id.pilot);
   out.changed_pilots.insert(id.pilot);
   for (const JobId job : node->attempts) out.changed_jobs.insert(job);
@@ -497,15 +540,17 @@ void Core::on_node_left(NodeId id, const std::string& cause, Now now, Outbox& ou
   if (!node || node->gone) return;
   Pilot& pilot = state_.pilots.at(id.pilot);
   node->maybe_alive = !process_dead && node->ending.empty();
+  const bool heard = node->watched && (node->linked || now.boot_ms - node->unlinked_boot_ms <= settings_.unheard_limit_ms);
+  const auto prefilled = process_dead && heard ? Prefilled::queued_again : Prefilled::lost;
   node->linked = false;
   node->gone = true;
   const bool as_told = !node->ending.empty() && !node->ending_failed;
   const std::string host = node->record.host();
   if (as_told) {
-    lose_attempts(id, *node, v1::PILOT_ENDED, fmt::format("pilot {} on {} ended: {}", id.pilot.value, host, node->ending), now, out);
+    lose_attempts(id, *node, prefilled, v1::PILOT_ENDED, fmt::format("pilot {} on {} ended: {}", id.pilot.value, host, node->ending), now, out);
   } else {
     node->record.set_message(node->ending.empty() ? cause : node->ending);
-    lose_attempts(id, *node, v1::PILOT_LOST, fmt::format("pilot {} on {} was lost: {}", id.pilot.value, host, cause), now, out);
+    lose_attempts(id, *node, prefilled, v1::PILOT_LOST, fmt::format("pilot {} on {} was lost: {}", id.pilot.value, host, cause), now, out);
   }
   out.changed_pilots.insert(id.pilot);
   settle_pilot(pilot, now, out);
@@ -576,9 +621,32 @@ void Core::send_cancel(const Job& job, Outbox& out) {
   out.frames.push_back({job.node, std::move(frame)});
 }
 
+void Core::send_retract(Job& job, NodeId to, Outbox& out) {
+  job.retract_to = to;
+  state_.retracting.insert(job.id);
+  v1::Frame frame;
+  *frame.mutable_retract_attempt()->mutable_id() = wire(job);
+  out.frames.push_back({job.node, std::move(frame)});
+}
+
+void Core::on_attempt_retracted(NodeId from, const v1::AttemptRetracted& report, Now now, Outbox& out) {
+  Job* job = find(JobId{report.id().job()});
+  if (!job || job->attempt != report.id().attempt() || job->node != from || job->state != v1::JOB_DISPATCHED) return;
+  if (report.begun()) {  // what it becomes is told by itself
+    state_.retracting.erase(job->id);
+    job->retract_to = {};
+    dirty_ = true;
+  } else if (job->canceling != v1::EXIT_NONE) {
+    end_job(*job, JobEvent::ended_canceled, reason(job->canceling, job->canceling_message), 0, 0, now, out);
+  } else {
+    requeue(*job, fmt::format("pilot {} gave it back", from.pilot.value), now, out);
+  }
+}
+
 void Core::place(Now now, Outbox& out) {
   dirty_ = false;
-  for (const auto& placement : schedule(state_)) {
+  const Plan plan = schedule(state_);
+  for (const auto& placement : plan.placements) {
     Job& job = *find(placement.job);
     v1::Event event;
     auto* placed = event.mutable_job_dispatched();
@@ -586,16 +654,18 @@ void Core::place(Now now, Outbox& out) {
     placed->set_attempt(job.attempt + 1);
     placed->set_pilot(placement.node.pilot.value);
     placed->set_node(placement.node.node);
+    placed->set_prefilled(placement.prefilled);
     emit(std::move(event), now, out);
     if (job.worker()) job.ticket = new_secret_();
     out.changed_jobs.insert(job.id);
     out.changed_pilots.insert(placement.node.pilot);
     send_start(job, out);
   }
+  for (const auto& retraction : plan.retractions) send_retract(*find(retraction.job), retraction.to, out);
   // A job beside another that has ended meanwhile can never start.
-  for (auto it = state_.queue.begin(); it != state_.queue.end();) {
-    Job& job = *find(*it++);
-    if (!job.spec->beside_job()) continue;
+  const std::set<JobId> beside = state_.queue.beside();
+  for (const JobId id : beside) {
+    Job& job = *find(id);
     const Job* host = state_.job(JobId{job.spec->beside_job()});
     if (!host || ended(host->state))
       end_job(job, JobEvent::queue_timeout, reason(v1::START_FAILED, fmt::format("job {} has ended", job.spec->beside_job())), 0, 0,
@@ -629,7 +699,7 @@ Status Core::cancel(JobId id, v1::ExitKind kind, const std::string& message, Now
 Status Core::signal(JobId id, int signal, Now, Outbox& out) {
   Job* job = find(id);
   if (!job) return fail(Code::not_found, fmt::format("there is no job {}", id.value), "flotilla job list shows them");
-  if (!placed(job->state))
+  if (!placed(job->state) || job->prefilled)
     return fail(Code::failed_precondition, fmt::format("job {} is {}, not running", id.value, word(job->state)));
   const Node* node = state_.node(job->node);
   if (!node || !node->linked)
@@ -664,6 +734,7 @@ void Core::on_attempt_running(NodeId from, const v1::AttemptRunning& report, Now
   running->set_host(report.host());
   emit(std::move(event), now, out);
   out.changed_jobs.insert(job->id);
+  if (!state_.queue.beside().empty()) dirty_ = true;
 }
 
 void Core::on_worker_connected(NodeId from, const v1::WorkerConnected& report, Now now, Outbox& out) {
@@ -710,8 +781,7 @@ void Core::set_channel_stats(JobId id, const v1::ChannelStats& stats) {
 // ---- time -----------------------------------------------------------------------------------------------
 
 bool Core::needs_ticks() const {
-  for (const JobId id : state_.queue)
-    if (state_.jobs.at(id).spec->queue_timeout_ms()) return true;
+  if (!state_.queue.timed().empty() || !state_.prefilled.timed().empty()) return true;
   for (const auto& [id, pilot] : state_.pilots) {
     if (ended(pilot.state)) continue;
     if (pilot.state == v1::PILOT_UNREACHABLE || (pilot.state == v1::PILOT_STARTING && pilot.unwatched_start_boot_ms)) return true;
@@ -722,14 +792,15 @@ bool Core::needs_ticks() const {
 }
 
 void Core::on_tick(Now now, Outbox& out) {
-  const std::set<JobId> queue = state_.queue;
-  for (const JobId id : queue) {
+  const std::set<JobId> queued = state_.queue.timed();
+  for (const JobId id : queued) end_wait_at_limit(*find(id), now, out);
+  const std::set<JobId> prefilled = state_.prefilled.timed();
+  for (const JobId id : prefilled) {
     Job& job = *find(id);
-    const std::int64_t limit = job.spec->queue_timeout_ms();
-    if (limit && now.wall_ms - job.queued_ms >= limit)
-      end_job(job, JobEvent::queue_timeout,
-              reason(v1::QUEUE_TIMEOUT, fmt::format("it waited {} s in the queue, its limit: {}", limit / 1000.0, why(state_, job).sentence)),
-              0, 0, now, out);
+    const Node* node = state_.node(job.node);
+    // Whether it has begun, its pilot alone knows; when it gives it back, requeue() ends it.
+    if (now.wall_ms - job.queued_ms >= job.spec->queue_timeout_ms() && node && node->linked && !state_.retracting.contains(id))
+      send_retract(job, {}, out);
   }
   for (auto& [id, pilot] : state_.pilots) {
     if (ended(pilot.state)) continue;
@@ -748,7 +819,7 @@ void Core::on_tick(Now now, Outbox& out) {
         on_node_left(NodeId{id, index}, fmt::format("it did not register again within {} s with its hub, which is there",
                                                     settings_.rejoin_grace_ms / 1000), now, out, false);
       } else if (pilot.state == v1::PILOT_UNREACHABLE && now.boot_ms - pilot.unreachable_since_boot_ms >= lease) {
-        lose_attempts(NodeId{id, index}, node, v1::PILOT_LOST,
+        lose_attempts(NodeId{id, index}, node, Prefilled::lost, v1::PILOT_LOST,
                       fmt::format("pilot {} was out of reach for longer than its cut-off", id.value), now, out);
         node.gone = true;
       }

@@ -40,6 +40,8 @@ struct CoreSettings {
   std::int64_t rejoin_grace_ms = 15'000;
   // A pilot that is cut off ends itself after its cut-off and a kill grace; this much later it is surely gone.
   std::int64_t lease_margin_ms = 30'000;
+  // A dead pilot whose link broke no longer before than this had begun nothing that it did not report.
+  std::int64_t unheard_limit_ms = 5'000;
 };
 
 class Core {
@@ -73,11 +75,12 @@ class Core {
   // The answer is for the node; with `error` set it is refused. `trusted`: a hub vouches for it, else its secret must fit.
   v1::Welcome on_node_joined(const v1::PilotHello& hello, bool trusted, Now now, Outbox& out);
   void on_node_unlinked(NodeId id, const std::string& cause, Now now, Outbox& out);  // it may come back
-  // It will not. Without `process_dead` only its link is known to be gone.
+  // It will not. `process_dead`: with all that it had started; without it only its link is known to be gone.
   void on_node_left(NodeId id, const std::string& cause, Now now, Outbox& out, bool process_dead = true);
   void on_pilot_ending(NodeId id, const std::string& reason, bool failed, Now now, Outbox& out);
   void on_attempt_running(NodeId from, const v1::AttemptRunning& report, Now now, Outbox& out);
   void on_worker_connected(NodeId from, const v1::WorkerConnected& report, Now now, Outbox& out);
+  void on_attempt_retracted(NodeId from, const v1::AttemptRetracted& report, Now now, Outbox& out);
   void on_attempt_ended(NodeId from, const v1::AttemptEnded& report, Now now, Outbox& out);
   void on_node_status(NodeId from, const v1::NodeStatus& status, Now now, Outbox& out);
 
@@ -96,11 +99,16 @@ class Core {
   void change_pilot(Pilot& pilot, PilotEvent event, const std::string& message, Now now, Outbox& out);
   void end_job(Job& job, JobEvent event, v1::ExitReason exit, std::uint64_t out_bytes, std::uint64_t err_bytes, Now now,
                Outbox& out);
-  void lose_attempts(NodeId id, Node& node, v1::ExitKind kind, const std::string& message, Now now, Outbox& out);
+  enum class Prefilled { lost, queued_again };
+  void lose_attempts(NodeId id, Node& node, Prefilled prefilled, v1::ExitKind kind, const std::string& message, Now now, Outbox& out);
   void settle_pilot(Pilot& pilot, Now now, Outbox& out);
   void launch(Pilot& pilot, Now now, Outbox& out);
   void send_start(const Job& job, Outbox& out);
   void send_cancel(const Job& job, Outbox& out);
+  void send_retract(Job& job, NodeId to, Outbox& out);
+  // Back to the queue: it had not begun. Ends it instead when its time in the queue is over.
+  void requeue(Job& job, const std::string& reason, Now now, Outbox& out);
+  void end_wait_at_limit(Job& job, Now now, Outbox& out);
   void reconcile(NodeId id, Node& node, const v1::PilotHello& hello, Now now, Outbox& out);
   v1::PilotSettings settings_of(const Pilot& pilot) const;
   Job* find(JobId id);

@@ -59,7 +59,7 @@ const char* word(JobEvent event) {
     case JobEvent::queue_timeout: return "queue_timeout";
     case JobEvent::cancel: return "cancel";
     case JobEvent::started: return "started";
-    case JobEvent::refused: return "refused";
+    case JobEvent::retracted: return "retracted";
     case JobEvent::ended_ok: return "ended_ok";
     case JobEvent::ended_bad: return "ended_bad";
     case JobEvent::ended_canceled: return "ended_canceled";

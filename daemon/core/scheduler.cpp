@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
+#include <functional>
+#include <queue>
 
 namespace flotilla::daemon {
 namespace {
@@ -11,79 +12,119 @@ namespace {
 struct Room {
   NodeId id;
   const Pilot* pilot;
-  std::uint32_t free;
   std::uint32_t capacity;
+  std::uint32_t free;       // for who comes now
+  std::uint32_t waiting;    // slots of those prefilled there
+  bool kept = false;        // for a job that is too wide for now, or that was asked back for it: nothing is sent there to wait
 };
 
 std::vector<Room> rooms(const State& state) {
   std::vector<Room> all;
   for (const auto& [id, pilot] : state.pilots) {
     if (pilot.state != v1::PILOT_RUNNING || pilot.stop_wanted || pilot.drain_wanted) continue;
-    for (const auto& [index, node] : pilot.nodes)
-      if (node.linked && !node.gone && node.ending.empty())
-        all.push_back({NodeId{id, index}, &pilot, node.slots_free(), node.record.slots()});
+    for (const auto& [index, node] : pilot.nodes) {
+      if (!node.linked || node.gone || !node.ending.empty()) continue;
+      Room room{NodeId{id, index}, &pilot, node.record.slots(), node.slots_free(), 0};
+      for (const JobId job : node.prefilled) room.waiting += state.jobs.at(job).slots();
+      if (room.waiting) room.free = 0;  // nobody overtakes them
+      all.push_back(room);
+    }
+  }
+  for (const JobId id : state.retracting) {
+    const Job& job = state.jobs.at(id);
+    for (Room& room : all)
+      if (room.id == job.retract_to) {
+        room.free -= std::min(room.free, job.slots());
+        room.kept = true;
+      }
   }
   return all;
 }
 
-// A request class: jobs of the same class fit, or do not fit, alike.
-struct Class {
-  std::uint32_t slots;
-  std::string label;
-  std::uint64_t pilot;
-  auto operator<=>(const Class&) const = default;
+// The next job of one class.
+struct Head {
+  JobId job;
+  const RequestClass* request;
+  const std::set<JobId>* jobs;
+  bool prefilled;  // it waits at a node already
+  bool operator>(const Head& other) const { return job > other.job; }
 };
+
+bool is_small(const RequestClass& request, const Room& room) {
+  return request.slots <= std::max(1u, room.capacity / prefill_widest_share);
+}
 
 }  // namespace
 
-std::vector<Placement> schedule(const State& state) {
-  std::vector<Placement> placements;
-  if (state.queue.empty()) return placements;
+Plan schedule(const State& state) {
+  Plan plan;
+  for (const JobId id : state.queue.beside()) {
+    const Job* host = state.job(JobId{state.jobs.at(id).spec->beside_job()});
+    if (host && host->state == v1::JOB_RUNNING) plan.placements.push_back({id, host->node});
+  }
+  if (state.queue.classes().empty() && state.prefilled.empty()) return plan;
   std::vector<Room> all = rooms(state);
-  std::set<Class> blocked;  // nothing of this class fits any more in this round
-  std::uint64_t free_total = 0;
-  for (const auto& room : all) free_total += room.free;
+  std::priority_queue<Head, std::vector<Head>, std::greater<>> heads;
+  for (const auto& [request, jobs] : state.queue.classes()) heads.push({*jobs.begin(), &request, &jobs, false});
+  if (std::any_of(all.begin(), all.end(), [](const Room& room) { return room.free > 0; }))
+    for (const auto& [request, jobs] : state.prefilled.classes()) heads.push({*jobs.begin(), &request, &jobs, true});
 
-  for (const JobId id : state.queue) {
-    const Job& job = state.jobs.at(id);
-    if (job.spec->beside_job()) {
-      const Job* host = state.job(JobId{job.spec->beside_job()});
-      if (host && placed(host->state)) placements.push_back({id, host->node});
+  // In order of submission over all classes. A class of which one finds no place is done: room only becomes less.
+  while (!heads.empty()) {
+    Head head = heads.top();
+    heads.pop();
+    const Job& job = state.jobs.at(head.job);
+    const RequestClass& request = *head.request;
+    const auto go_on = [&] {
+      if (const auto next = head.jobs->upper_bound(head.job); next != head.jobs->end()) {
+        head.job = *next;
+        heads.push(head);
+      }
+    };
+    if (head.prefilled && state.retracting.contains(head.job)) {
+      go_on();
       continue;
     }
-    const std::uint32_t slots = job.slots();
-    if (slots && free_total == 0) {
-      if (std::none_of(all.begin(), all.end(), [](const Room& room) { return room.free > 0; })) {
-        // Only jobs without slots (shells) could still start; they are rare: look on.
-        if (blocked.size() > 64) break;
-      }
-    }
-    Class request{slots, job.spec->label(), job.spec->pilot()};
-    if (blocked.contains(request)) continue;
     Room* chosen = nullptr;
     Room* held = nullptr;
+    Room* prefill = nullptr;
+    const auto still_needed = [&](const Room& room) { return request.slots + room.waiting - room.free; };
     for (Room& room : all) {
-      if (room.capacity < slots || !admits(*job.spec, *room.pilot)) continue;
-      if (room.free >= slots) {
+      if (room.capacity < request.slots || !admits(*job.spec, *room.pilot)) continue;
+      if (room.free >= request.slots) {
         chosen = &room;
         break;
       }
       // The node that needs the fewest slots to come free is kept for this job.
-      if (!held || slots - room.free < slots - held->free) held = &room;
+      if (!held || still_needed(room) < still_needed(*held)) held = &room;
+      if (request.may_prefill && !room.kept && room.free == 0 && is_small(request, room) &&
+          room.waiting + request.slots <= prefill_depth * room.capacity &&
+          (!prefill || std::uint64_t{room.waiting} * prefill->capacity < std::uint64_t{prefill->waiting} * room.capacity))
+        prefill = &room;
     }
-    if (chosen) {
-      chosen->free -= slots;
-      free_total -= slots;
-      placements.push_back({id, chosen->id});
-      continue;
-    }
-    if (held) {
-      free_total -= held->free;
+    if (head.prefilled) {
+      if (!chosen) continue;
+      const Node* node = state.node(job.node);
+      if (node && node->linked) {
+        chosen->free -= request.slots;
+        chosen->kept = true;
+        plan.retractions.push_back({head.job, chosen->id});
+      }
+      go_on();
+    } else if (chosen) {
+      chosen->free -= request.slots;
+      plan.placements.push_back({head.job, chosen->id});
+      go_on();
+    } else if (prefill) {
+      prefill->waiting += request.slots;
+      plan.placements.push_back({head.job, prefill->id, true});
+      go_on();
+    } else if (held) {
       held->free = 0;
+      held->kept = true;
     }
-    blocked.insert(std::move(request));
   }
-  return placements;
+  return plan;
 }
 
 Why why(const State& state, const Job& job) {
@@ -98,6 +139,13 @@ Why why(const State& state, const Job& job) {
     const bool cut = pilot != state.pilots.end() && pilot->second.state == v1::PILOT_UNREACHABLE;
     answer.sentence = fmt::format("job {} is {} on pilot {}{}", job.id.value, word(job.state), job.node.pilot.value,
                                   job.host.empty() ? "" : " (" + job.host + ")");
+    if (job.prefilled) {
+      const Node* node = state.node(job.node);
+      answer.sentence = fmt::format("all slots that it could use are taken; it waits at pilot {}{} and starts there with the next free one",
+                                    job.node.pilot.value, node && !node->record.host().empty() ? " (" + node->record.host() + ")" : "");
+      if (!cut) answer.sentence += ", or where there is room earlier";
+      answer.transient = !cut;
+    }
     if (cut) answer.sentence += "; the link to it is cut since then, and the job goes on there";
     return answer;
   }

@@ -18,14 +18,44 @@ void set_pilot_state(Pilot& pilot, v1::PilotState state, std::int64_t at) {
   }
 }
 
-void leave_node(State& state, Job& job) {
-  if (Node* node = state.node(job.node); node && node->attempts.erase(job.id))
-    node->slots_used -= std::min(node->slots_used, job.slots());
+// It waits at its node no longer.
+void end_wait(State& state, Node* node, Job& job) {
+  if (node) std::erase(node->prefilled, job.id);
+  state.prefilled.erase(job);
+  state.retracting.erase(job.id);
+  job.prefilled = false;
+  job.retract_to = {};
 }
 
-void enter_node(State& state, Job& job) {
-  if (Node* node = state.node(job.node); node && node->attempts.insert(job.id).second)
+// As the pilot does it: in order of arrival, nobody overtakes.
+void promote(State& state, Node& node) {
+  while (!node.prefilled.empty()) {
+    Job& job = state.jobs.at(node.prefilled.front());
+    if (job.slots() > node.slots_free()) return;
+    end_wait(state, &node, job);
+    node.slots_used += job.slots();
+  }
+}
+
+void leave_node(State& state, Job& job) {
+  Node* node = state.node(job.node);
+  const bool was_there = node && node->attempts.erase(job.id);
+  if (job.prefilled) end_wait(state, node, job);
+  else if (was_there) node->slots_used -= std::min(node->slots_used, job.slots());
+  if (node) promote(state, *node);
+}
+
+void enter_node(State& state, Job& job, bool prefilled) {
+  Node* node = state.node(job.node);
+  if (!node || !node->attempts.insert(job.id).second) return;
+  if (!prefilled) {
     node->slots_used += job.slots();
+    return;
+  }
+  job.prefilled = true;
+  node->prefilled.push_back(job.id);
+  state.prefilled.insert(job);
+  promote(state, *node);
 }
 
 Job* find(State& state, std::uint64_t id) {
@@ -42,6 +72,35 @@ Pilot* find_pilot(State& state, std::uint64_t id) {
 std::uint32_t Job::slots() const {
   if (spec->no_slots() || spec->beside_job()) return 0;
   return std::max(1u, spec->processes()) * std::max(1u, spec->threads());
+}
+
+RequestClass class_of(const Job& job) {
+  // A worker stays for long and somebody waits at a terminal: neither gains from waiting behind others at a pilot.
+  const bool may_prefill = job.spec->has_command() && !job.spec->command().terminal() && job.slots() > 0;
+  return {job.slots(), job.spec->label(), job.spec->pilot(), may_prefill};
+}
+
+void JobQueue::insert(const Job& job) {
+  const bool added = job.spec->beside_job() ? beside_.insert(job.id).second : classes_[class_of(job)].insert(job.id).second;
+  if (!added) return;
+  ++size_;
+  if (job.spec->queue_timeout_ms()) timed_.insert(job.id);
+}
+
+void JobQueue::erase(const Job& job) {
+  if (job.spec->beside_job()) {
+    size_ -= beside_.erase(job.id);
+  } else if (const auto it = classes_.find(class_of(job)); it != classes_.end()) {
+    size_ -= it->second.erase(job.id);
+    if (it->second.empty()) classes_.erase(it);
+  }
+  timed_.erase(job.id);
+}
+
+bool JobQueue::contains(const Job& job) const {
+  if (job.spec->beside_job()) return beside_.contains(job.id);
+  const auto it = classes_.find(class_of(job));
+  return it != classes_.end() && it->second.contains(job.id);
 }
 
 Node* State::node(NodeId id) {
@@ -93,6 +152,7 @@ bool apply(State& state, const v1::Event& event) {
       node.incarnation = changed.incarnation();
       node.beside_hub = changed.beside_hub();
       node.runtime_dir = changed.runtime_dir();
+      promote(state, node);
       return true;
     }
     case v1::Event::kJobSubmitted: {
@@ -103,19 +163,19 @@ bool apply(State& state, const v1::Event& event) {
       job.state = v1::JOB_QUEUED;
       job.submitted_ms = job.queued_ms = at;
       state.last_job = std::max(state.last_job, made.job());
-      state.queue.insert(job.id);
+      state.queue.insert(job);
       return state.jobs.emplace(job.id, std::move(job)).second;
     }
     case v1::Event::kJobDispatched: {
       const auto& placed = event.job_dispatched();
       Job* job = find(state, placed.job());
       if (!job || !next(job->state, JobEvent::placed)) return false;
-      state.queue.erase(job->id);
+      state.queue.erase(*job);
       job->state = v1::JOB_DISPATCHED;
       job->attempt = placed.attempt();
       job->node = NodeId{PilotId{placed.pilot()}, placed.node()};
       job->dispatched_ms = at;
-      enter_node(state, *job);
+      enter_node(state, *job, placed.prefilled());
       return true;
     }
     case v1::Event::kJobRunning: {
@@ -123,6 +183,11 @@ bool apply(State& state, const v1::Event& event) {
       Job* job = find(state, running.job());
       if (!job || job->attempt != running.attempt() || !placed(job->state)) return false;
       if (job->state == v1::JOB_DISPATCHED) job->running_ms = at;
+      if (job->prefilled) {  // the pilot knew earlier than we that there is room
+        Node* node = state.node(job->node);
+        end_wait(state, node, *job);
+        if (node) node->slots_used += job->slots();
+      }
       job->state = v1::JOB_RUNNING;
       job->pid = running.pid();
       job->folder = running.folder();
@@ -135,7 +200,7 @@ bool apply(State& state, const v1::Event& event) {
       const auto& end = event.job_ended();
       Job* job = find(state, end.job());
       if (!job || ended(job->state) || !ended(end.state())) return false;
-      state.queue.erase(job->id);
+      state.queue.erase(*job);
       leave_node(state, *job);
       if (job->node.pilot)
         if (Pilot* pilot = find_pilot(state, job->node.pilot.value)) ++pilot->jobs_done;
@@ -157,8 +222,9 @@ bool apply(State& state, const v1::Event& event) {
       job->hand_over_socket.clear();
       job->connected = false;
       job->pid = 0;
-      job->queued_ms = at;
-      state.queue.insert(job->id);
+      job->dispatched_ms = 0;
+      // queued_ms stays: its time-out counts from its submission.
+      state.queue.insert(*job);
       return true;
     }
     case v1::Event::kPilotTold: {
@@ -219,7 +285,7 @@ v1::Pilot describe(const State&, const Pilot& pilot) {
       out.set_slots(out.slots() + node.record.slots());
       out.set_slots_used(out.slots_used() + node.slots_used);
     }
-    out.set_jobs_running(out.jobs_running() + static_cast<std::uint32_t>(node.attempts.size()));
+    out.set_jobs_running(out.jobs_running() + static_cast<std::uint32_t>(node.attempts.size() - node.prefilled.size()));
   }
   return out;
 }
@@ -247,6 +313,7 @@ v1::Job describe(const State& state, const Job& job) {
   out.set_stdout_bytes(job.stdout_bytes);
   out.set_stderr_bytes(job.stderr_bytes);
   out.set_connected(job.connected);
+  out.set_prefilled(job.prefilled);
   if (job.worker()) *out.mutable_channel() = job.channel;
   if (placed(job.state)) {
     const auto pilot = state.pilots.find(job.node.pilot);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -49,7 +50,9 @@ struct Node {
   std::string ending;            // what it said before it ended
   bool ending_failed = false;
   std::set<JobId> attempts;      // placed here
-  std::uint32_t slots_used = 0;
+  std::uint32_t slots_used = 0;  // by those of them that are not prefilled
+  std::deque<JobId> prefilled;   // those that wait here for a slot, in the order in which the pilot will start them
+  bool watched = false;          // linked without a break since it joined, or it was until `unlinked_boot_ms`
 
   std::uint32_t slots_free() const {
     return record.slots() > slots_used ? record.slots() - slots_used : 0;
@@ -88,7 +91,9 @@ struct Job {
   std::uint64_t stdout_bytes = 0, stderr_bytes = 0;
   v1::ExitKind canceling = v1::EXIT_NONE;  // a cancel that the pilot has to carry out
   std::string canceling_message;
+  bool prefilled = false;          // dispatched to a node that has no room for it yet
   // not journalled
+  NodeId retract_to;               // it was asked back, for this node
   std::string ticket;              // a worker's channel
   v1::ChannelStats channel;
 
@@ -96,11 +101,43 @@ struct Job {
   bool worker() const { return spec->has_worker(); }
 };
 
+// Jobs of the same class fit, or do not fit, alike: a scheduling round costs classes, not jobs.
+struct RequestClass {
+  std::uint32_t slots = 0;
+  std::string label;
+  std::uint64_t pilot = 0;
+  bool may_prefill = false;
+  auto operator<=>(const RequestClass&) const = default;
+};
+RequestClass class_of(const Job& job);
+
+// Waiting jobs, in order of submission within each class.
+class JobQueue {
+ public:
+  using Classes = std::map<RequestClass, std::set<JobId>>;
+  void insert(const Job& job);
+  void erase(const Job& job);
+  bool contains(const Job& job) const;
+  std::size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  const Classes& classes() const { return classes_; }        // without those in beside()
+  const std::set<JobId>& beside() const { return beside_; }  // wait for another job to run
+  const std::set<JobId>& timed() const { return timed_; }    // have a queue time-out
+  bool operator==(const JobQueue&) const = default;
+
+ private:
+  Classes classes_;
+  std::set<JobId> beside_, timed_;
+  std::size_t size_ = 0;
+};
+
 struct State {
   std::map<std::string, Resource> resources;
   std::map<PilotId, Pilot> pilots;
   std::map<JobId, Job> jobs;
-  std::set<JobId> queue;           // waiting, in order of submission
+  JobQueue queue;                  // state `queued`
+  JobQueue prefilled;              // dispatched, and waiting at their node
+  std::set<JobId> retracting;      // of these, those that were asked back; not journalled
   std::uint64_t last_pilot = 0, last_job = 0;
 
   Node* node(NodeId id);

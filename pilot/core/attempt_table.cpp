@@ -146,10 +146,11 @@ AttemptTable::Start AttemptTable::start(Attempt id, const v1::JobSpec& spec, std
           std::to_string(slots_);
     return Start::refused;
   }
-  if (draining_) {
+  if (draining_ && beside) {  // it has no other place
     why = "the pilot takes no new jobs";
     return Start::refused;
   }
+  if (draining_) return Start::given_back;
   if (beside) {
     const Held* host = find(*beside);
     if (!host || host->phase != Phase::running) {
@@ -191,6 +192,21 @@ AttemptTable::EndStep AttemptTable::end(Attempt id, EndOrder order) {
   if (held->phase == Phase::leaving || held->order) return EndStep::order_stands;
   held->order = std::move(order);
   return held->phase == Phase::waiting ? EndStep::was_waiting : EndStep::order_noted;
+}
+
+bool AttemptTable::retract(Attempt id) {
+  const auto it = held_.find(id);
+  if (it == held_.end() || it->second.phase != Phase::waiting) return false;
+  waiting_.erase(it->second.sequence);
+  held_.erase(it);
+  --live_;
+  return true;
+}
+
+std::vector<Attempt> AttemptTable::waiting() const {
+  std::vector<Attempt> all;
+  for (const auto& [sequence, id] : waiting_) all.push_back(id);
+  return all;
 }
 
 void AttemptTable::on_started(Attempt id) { move(*get(id), AttemptEvent::started); }

@@ -81,11 +81,11 @@ class AttemptTable {
     Ending ending;                       // when ended
     std::uint64_t sequence = 0;          // order of arrival
   };
-  enum class Start { accepted, already_held, refused };
+  enum class Start { accepted, already_held, refused, given_back };
 
   explicit AttemptTable(std::uint32_t slots) : slots_(slots) {}
 
-  // refused: `why` is a sentence; the attempt is not held.
+  // refused: `why` is a sentence; the attempt is not held. given_back: neither, we take no new ones.
   Start start(Attempt id, const v1::JobSpec& spec, std::optional<Attempt> beside, std::string& why);
   // Those that may start now, in order of arrival; they have their slots from here on. One that needs no slot passes
   // those that wait for some; among the others nobody overtakes, so that a wide job does not starve.
@@ -94,6 +94,10 @@ class AttemptTable {
   enum class EndStep { unknown, already_ended, was_waiting, order_noted, order_stands };
   // was_waiting: it is ended now, as `order` says. order_noted: the owner has to end its process (or its preparation).
   EndStep end(Attempt id, EndOrder order);
+
+  // Gives it back: true when it waited, and is held no more.
+  bool retract(Attempt id);
+  std::vector<Attempt> waiting() const;  // in order of arrival
 
   void on_started(Attempt id);
   void on_exited(Attempt id);

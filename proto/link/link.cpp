@@ -23,6 +23,8 @@ namespace {
 constexpr int max_frame_bytes = 64 << 20;
 // What may wait for the owner's thread before reading stops: gRPC's flow control then slows the peer.
 constexpr std::ptrdiff_t unread_limit_bytes = 4 << 20;
+// Small frames that wait go together in one message, which costs as much as one of them.
+constexpr std::size_t batch_bytes = 64 << 10;
 
 template <class Settable>
 void set_keepalive(Settable&& set, Keepalive keepalive) {
@@ -32,6 +34,18 @@ void set_keepalive(Settable&& set, Keepalive keepalive) {
   set(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   set(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 200);
   set(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);  // the default answers a ping each second with GOAWAY
+}
+
+// What comes in numbers when there is much to do goes at the end of this turn of the loop, so that what else is sent in it goes
+// along. All else may be waited for by somebody who does not run the loop.
+bool may_wait(const v1::Frame& frame) {
+  switch (frame.body_case()) {
+    case v1::Frame::kStartAttempt:
+    case v1::Frame::kForgetAttempt:
+    case v1::Frame::kAttemptRunning:
+    case v1::Frame::kAttemptEnded: return true;
+    default: return false;
+  }
 }
 
 void make_nonblocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
@@ -47,9 +61,20 @@ class BaseLink : public Link {
   void send(v1::Frame frame) override {
     std::unique_lock lock(mutex_);
     if (ended_ || closing_) return;
-    queued_bytes_ += frame.ByteSizeLong();
-    queue_.push_back(std::move(frame));
-    start_next(lock);
+    const std::size_t bytes = frame.ByteSizeLong();
+    queued_bytes_ += bytes;
+    queue_.push_back({std::move(frame), bytes});
+    if (writing_) return;
+    if (!may_wait(queue_.back().frame)) {
+      start_next(lock);
+      return;
+    }
+    if (std::exchange(start_posted_, true)) return;
+    boost::asio::post(io_, [self = self()] {
+      std::unique_lock lock(self->mutex_);
+      self->start_posted_ = false;
+      self->start_next(lock);
+    });
   }
   std::size_t queued_bytes() const override {
     std::lock_guard lock(mutex_);
@@ -99,9 +124,15 @@ class BaseLink : public Link {
     const auto bytes = static_cast<std::ptrdiff_t>(frame->ByteSizeLong());
     // Post first: the next read may complete on another thread, and order must hold.
     boost::asio::post(io_, [self = self(), frame = std::move(frame), bytes] {
-      if (self->handlers_.on_frame) {
+      auto take = [&self](v1::Frame&& one) {
+        if (!self->handlers_.on_frame) return;
         auto handler = self->handlers_.on_frame;  // the handler may detach
-        handler(self, std::move(*frame));
+        handler(self, std::move(one));
+      };
+      if (frame->has_batch()) {
+        for (auto& one : *frame->mutable_batch()->mutable_frames()) take(std::move(one));
+      } else {
+        take(std::move(*frame));
       }
       std::lock_guard lock(self->mutex_);
       self->unread_bytes_ -= bytes;
@@ -118,13 +149,11 @@ class BaseLink : public Link {
   void write_done(bool ok) {
     std::unique_lock lock(mutex_);
     writing_ = false;
-    if (!queue_.empty()) {
-      queued_bytes_ -= queue_.front().ByteSizeLong();
-      queue_.pop_front();
-    }
+    queued_bytes_ -= std::exchange(outgoing_bytes_, 0);
+    outgoing_.Clear();
     if (!ok) {
       closing_ = true;
-      queue_keep_front();
+      drop_queue();
     }
     start_next(lock);
   }
@@ -132,7 +161,7 @@ class BaseLink : public Link {
   virtual void stream_ended() {
     std::unique_lock lock(mutex_);
     closing_ = true;
-    queue_keep_front();
+    drop_queue();
     start_next(lock);
   }
   void ended(std::string cause) {
@@ -161,22 +190,44 @@ class BaseLink : public Link {
     if (writing_ || finishing_) return;
     if (!queue_.empty()) {
       writing_ = true;
-      do_start_write(&queue_.front());
+      take_outgoing();
+      do_start_write(&outgoing_);
     } else if (closing_) {
       finishing_ = true;
       do_finish();
     }
   }
-  void queue_keep_front() {
-    while (queue_.size() > (writing_ ? 1u : 0u)) {
-      queued_bytes_ -= queue_.back().ByteSizeLong();
-      queue_.pop_back();
+  void take_outgoing() {
+    auto next_fits = [this] { return !queue_.empty() && outgoing_bytes_ + queue_.front().bytes <= batch_bytes; };
+    outgoing_bytes_ = queue_.front().bytes;
+    outgoing_ = std::move(queue_.front().frame);
+    queue_.pop_front();
+    if (!next_fits()) return;
+    v1::Batch batch;
+    *batch.add_frames() = std::move(outgoing_);
+    while (next_fits()) {
+      outgoing_bytes_ += queue_.front().bytes;
+      *batch.add_frames() = std::move(queue_.front().frame);
+      queue_.pop_front();
     }
+    outgoing_.Clear();
+    *outgoing_.mutable_batch() = std::move(batch);
+  }
+  void drop_queue() {
+    for (const auto& waiting : queue_) queued_bytes_ -= waiting.bytes;
+    queue_.clear();
   }
 
   boost::asio::io_context& io_;
   Handlers handlers_;
-  std::deque<v1::Frame> queue_;  // front = the one in flight
+  struct Waiting {
+    v1::Frame frame;
+    std::size_t bytes;
+  };
+  std::deque<Waiting> queue_;
+  v1::Frame outgoing_;           // the one in flight
+  std::size_t outgoing_bytes_ = 0;
+  bool start_posted_ = false;
   v1::Frame incoming_;
   std::size_t queued_bytes_ = 0;
   std::ptrdiff_t unread_bytes_ = 0;  // the owner may be done with a frame before it is counted

@@ -127,9 +127,9 @@ int commands(const std::vector<std::string>& words) {
     flotilla::CommandSpec spec;
     spec.argv = {"/bin/true"};
     const auto jobs = daemon.submit_many(std::vector<flotilla::CommandSpec>(static_cast<std::size_t>(count), spec));
-    for (const auto& job : jobs)
-      if (const auto info = job.wait(); info.state != flotilla::JobState::finished) {
-        std::fprintf(stderr, "bench: job %llu: %s\n", static_cast<unsigned long long>(job.id()), info.message.c_str());
+    for (const auto& info : daemon.wait_all(jobs))
+      if (info.state != flotilla::JobState::finished) {
+        std::fprintf(stderr, "bench: job %llu: %s\n", static_cast<unsigned long long>(info.id), info.message.c_str());
         return 1;
       }
     took = seconds_since(begin);

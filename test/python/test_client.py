@@ -290,8 +290,35 @@ def test_a_worker_that_waits_for_the_slots_of_others_tells_it(daemon, said):
     assert said.lines.empty()
 
 
+def test_what_waits_at_a_busy_pilot_moves_to_one_that_has_room(daemon):
+    with daemon.start_pilot("local", label="pair", slots_per_node=1) as busy:
+        busy.wait(30)
+        long = daemon.submit(["sleep", "1000"], label="pair")
+        long.wait_running(30)
+        waiting = daemon.submit_many(flotilla.CommandSpec(["true"], label="pair") for _ in range(3))
+        assert f"waits at pilot {busy.id} " in waiting[0].why().sentence
+        assert waiting[0].info().state is JobState.DISPATCHED
+        assert busy.info().jobs_running == 1
+        last = waiting.pop()
+        last.cancel()
+        assert last.wait(30).state is JobState.CANCELED
+        with daemon.start_pilot("local", label="pair", slots_per_node=1) as free:
+            infos = daemon.wait_all(waiting, 60)
+            assert [(info.state, info.pilot) for info in infos] == [(JobState.FINISHED, free.id)] * 2
+        # A pilot that ends gives back what waits there; it has not failed.
+        kept = daemon.submit(["true"], label="pair")
+        assert f"waits at pilot {busy.id} " in kept.why().sentence
+        busy.stop()
+        busy.wait_ended(30)
+        assert long.wait(30).state is JobState.FAILED
+        assert kept.info().state is JobState.QUEUED
+        kept.cancel()
+
+
 def test_many_jobs_at_once(daemon):
     jobs = daemon.submit_many(flotilla.CommandSpec(["echo", str(number)]) for number in range(50))
+    assert [info.state for info in daemon.wait_all(jobs)] == [flotilla.JobState.FINISHED] * 50
+    assert daemon.wait_all([]) == []
     futures = [job.result_async(60) for job in jobs]
     assert [future.result(90).text for future in futures] == [f"{number}\n" for number in range(50)]
     with pytest.raises(flotilla.NotFoundError):

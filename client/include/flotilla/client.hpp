@@ -510,6 +510,7 @@ class FLOTILLA_API Daemon {
 
   Job submit(const CommandSpec& spec) const;
   std::vector<Job> submit_many(const std::vector<CommandSpec>& specs) const;  // all or none
+  std::vector<JobInfo> wait_all(const std::vector<Job>& jobs, Duration limit = no_limit) const;  // one call for all
   JobResult run(const CommandSpec& spec) const;        // submit and result
   Job job(std::uint64_t id) const;
   std::vector<JobInfo> jobs(std::size_t limit = 0) const;  // newest first; 0 = all

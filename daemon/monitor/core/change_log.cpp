@@ -88,6 +88,7 @@ void slim_job(const v1::Job& from, v1::Job& to) {
   to.set_stdout_bytes(from.stdout_bytes());
   to.set_stderr_bytes(from.stderr_bytes());
   to.set_pilot_unreachable(from.pilot_unreachable());
+  to.set_prefilled(from.prefilled());
   if (from.has_channel()) *to.mutable_channel() = from.channel();
   to.set_connected(from.connected());
 }

@@ -223,6 +223,11 @@ void FakeDaemon::on_frame(const link::LinkPtr& link, v1::Frame frame) {
       seen.hand_over_socket = frame.worker_connected().hand_over_socket();
       break;
     }
+    case v1::Frame::kAttemptRetracted: {
+      auto& seen = jobs[frame.attempt_retracted().id().job()];
+      ++(frame.attempt_retracted().begun() ? seen.kept : seen.given_back);
+      break;
+    }
     case v1::Frame::kAttemptEnded: {
       auto& seen = jobs[frame.attempt_ended().id().job()];
       ++seen.ends;

@@ -26,7 +26,7 @@ struct StartOutcome {
 };
 
 struct SeenJob {
-  int started = 0, connected = 0, ends = 0;
+  int started = 0, connected = 0, ends = 0, given_back = 0, kept = 0;
   v1::AttemptRunning running;
   v1::AttemptEnded end;
   std::string hand_over_socket;

@@ -154,18 +154,47 @@ TEST_CASE("a pilot ends when told, and says how its jobs ended") {
   CHECK_FALSE(std::filesystem::exists(daemon.dir / "run"));
 }
 
+TEST_CASE("what waits at a pilot is given back when it is asked for, or when the pilot ends; what has begun stays") {
+  FakeDaemon daemon;
+  daemon.auto_forget = true;
+  start(daemon);
+  const auto retract = [&](std::uint64_t job) {
+    v1::Frame frame;
+    frame.mutable_retract_attempt()->mutable_id()->set_job(job);
+    frame.mutable_retract_attempt()->mutable_id()->set_attempt(1);
+    daemon.send(frame);
+  };
+  const auto running = daemon.submit_shell("sleep 1000", [](v1::JobSpec& s) { s.set_processes(4); });
+  const auto first = daemon.submit_shell("true"), second = daemon.submit_shell("true");
+  REQUIRE(daemon.wait_running(running));
+  retract(running);
+  retract(first);
+  retract(4242);
+  REQUIRE(daemon.run_until([&] { return daemon.job(4242).given_back == 1; }));
+  CHECK(daemon.job(running).kept == 1);
+  CHECK(daemon.job(first).given_back == 1);
+  v1::Frame frame;
+  frame.mutable_end_pilot()->set_grace_ms(200);
+  daemon.send(frame);
+  REQUIRE(daemon.run_until([&] { return daemon.goodbyes == 1; }));
+  CHECK(daemon.job(second).given_back == 1);
+  CHECK(daemon.job(second).ends + daemon.job(first).ends == 0);
+  CHECK(daemon.job(running).end.exit().kind() == v1::PILOT_ENDED);
+}
+
 TEST_CASE("a drained pilot ends with its last job and takes no other") {
   FakeDaemon daemon;
   daemon.auto_forget = true;
   start(daemon);
-  const auto job = daemon.submit_shell("while ! test -e go; do sleep 0.02; done");
+  const auto job = daemon.submit_shell("while ! test -e go; do sleep 0.02; done", [](v1::JobSpec& s) { s.set_processes(4); });
   REQUIRE(daemon.wait_running(job));
+  const auto waiting = daemon.submit_shell("true");
   v1::Frame frame;
   frame.mutable_drain_pilot();
   daemon.send(frame);
   const auto late = daemon.submit_shell("true");
-  REQUIRE(daemon.wait_end(late));
-  CHECK(daemon.job(late).end.exit().kind() == v1::REFUSED);
+  REQUIRE(daemon.run_until([&] { return daemon.job(waiting).given_back == 1 && daemon.job(late).given_back == 1; }));
+  CHECK(daemon.job(waiting).started + daemon.job(waiting).ends + daemon.job(late).started + daemon.job(late).ends == 0);
   CHECK(daemon.goodbyes == 0);
   REQUIRE(close(creat((daemon.dir / "go").c_str(), 0600)) == 0);
   REQUIRE(daemon.run_until([&] { return daemon.goodbyes == 1; }));

@@ -75,7 +75,9 @@ TEST_CASE("a report of an attempt that is not current is to be forgotten, and ch
 TEST_CASE("canceling a queued job ends it; a running one is told to the pilot, once and again after a reconnect") {
   Harness h;
   const PilotId pilot = h.running(1);
-  const JobId first = h.submit(h.command()), second = h.submit(h.command());
+  auto at_terminal = h.command();
+  at_terminal.mutable_command()->set_terminal(true);  // waits in the queue, at no pilot
+  const JobId first = h.submit(h.command()), second = h.submit(at_terminal);
   h.place();
   h.report_running(first);
   CHECK(h.state(second) == v1::JOB_QUEUED);
@@ -354,4 +356,150 @@ TEST_CASE("a resource with pilots is not removed, unless by force; a gateway nev
   CHECK(h.core.remove_resource("gate", false, h.now, h.out));
   CHECK_FALSE(h.core.remove_resource("local", true, h.now, h.out));
   CHECK_FALSE(h.core.remove_resource("nobody", true, h.now, h.out));
+}
+
+TEST_CASE("a prefilled job is canceled like one that runs, and is no target of signals") {
+  Harness h;
+  h.running(1);
+  const JobId first = h.submit(h.command()), second = h.submit(h.command());
+  h.place();
+  REQUIRE(h.prefilled(second));
+  CHECK_FALSE(h.core.signal(second, 15, h.now, h.out));
+  REQUIRE(h.core.cancel(second, v1::CANCELED_BY_USER, "no more", h.now, h.out));
+  CHECK(h.take(v1::Frame::kCancelAttempt).size() == 1);
+  SECTION("its pilot ends it") { h.report_end(second, v1::CANCELED_BY_USER); }
+  SECTION("its pilot had given it back just before") { h.report_retracted(second); }
+  CHECK(h.state(second) == v1::JOB_CANCELED);
+  CHECK(h.has_room(first));
+  h.report_end(first);
+  CHECK(h.core.state().queue.empty());
+  CHECK(h.core.state().prefilled.empty());
+  h.check_replay();
+}
+
+TEST_CASE("the queue time-out of a prefilled job: it is asked back, and ended when it had not begun") {
+  Harness h;
+  h.running(1);
+  h.submit(h.command());
+  auto spec = h.command();
+  spec.set_queue_timeout_ms(2000);
+  const JobId job = h.submit(spec);
+  h.place();
+  REQUIRE(h.prefilled(job));
+  CHECK(h.core.needs_ticks());
+  h.now.wall_ms += 1500;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.take(v1::Frame::kRetractAttempt).empty());
+  h.now.wall_ms += 1000;
+  h.core.on_tick(h.now, h.out);
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.take(v1::Frame::kRetractAttempt).size() == 1);
+  SECTION("it had begun") {
+    h.report_running(job);
+    h.report_retracted(job, true);
+    CHECK(h.state(job) == v1::JOB_RUNNING);
+  }
+  SECTION("it had not") {
+    h.report_retracted(job);
+    CHECK(h.state(job) == v1::JOB_FAILED);
+    CHECK(h.core.state().job(job)->exit.kind() == v1::QUEUE_TIMEOUT);
+  }
+  CHECK_FALSE(h.core.needs_ticks());
+  h.check_replay();
+}
+
+TEST_CASE("a pilot that drains or ends gives back what has not begun; it goes elsewhere and has not failed") {
+  Harness h;
+  const PilotId ending = h.running(1);
+  const JobId first = h.submit(h.command()), second = h.submit(h.command());
+  h.place();
+  h.report_running(first);
+  REQUIRE(h.prefilled(second));
+  REQUIRE(h.core.stop_pilot(ending, GENERATE(true, false), "told", h.now, h.out));
+  h.report_retracted(second);
+  h.place();
+  CHECK(h.state(second) == v1::JOB_QUEUED);
+  h.take(v1::Frame::kStartAttempt);
+  const PilotId other = h.running(1);
+  h.place();
+  CHECK(h.has_room(second));
+  CHECK(h.core.state().job(second)->node.pilot == other);
+  CHECK(h.state(first) == v1::JOB_RUNNING);
+  h.check_replay();
+}
+
+TEST_CASE("a pilot that dies while its link lives: what waited there is queued again; after a silence it is lost") {
+  Harness h;
+  const PilotId pilot = h.running(1);
+  const JobId first = h.submit(h.command()), second = h.submit(h.command());
+  h.place();
+  h.report_running(first);
+  REQUIRE(h.prefilled(second));
+  bool dead = true, again = true;
+  SECTION("at once") { h.core.on_node_unlinked({pilot, 0}, "the link broke", h.now, h.out); }
+  SECTION("nobody knows whether its process is dead") {
+    h.core.on_node_unlinked({pilot, 0}, "the link broke", h.now, h.out);
+    dead = again = false;
+  }
+  SECTION("long after its link") {
+    h.core.on_node_unlinked({pilot, 0}, "the link broke", h.now, h.out);
+    h.now.boot_ms += 60'000;
+    again = false;
+  }
+  SECTION("while the daemon was away") {
+    h.core.restored(h.now, h.out);
+    again = false;
+  }
+  h.core.on_node_left({pilot, 0}, "its process ended", h.now, h.out, dead);
+  CHECK(h.core.state().job(first)->exit.kind() == v1::PILOT_LOST);
+  CHECK(h.state(second) == (again ? v1::JOB_QUEUED : v1::JOB_FAILED));
+  h.check_replay();
+}
+
+TEST_CASE("inventory: ends make room before what runs is counted; lost orders are sent again in their order") {
+  Harness h;
+  const PilotId pilot = h.running(1);
+  std::vector<JobId> jobs;
+  for (int i = 0; i < 4; ++i) jobs.push_back(h.submit(h.command()));
+  h.place();
+  h.report_running(jobs[0]);
+  h.take(v1::Frame::kStartAttempt);
+  h.core.on_node_unlinked({pilot, 0}, "cut", h.now, h.out);
+  auto hello = h.hello(pilot, 1);
+  auto report = [&](JobId job, v1::JobState state) {
+    auto* entry = hello.add_inventory();
+    *entry->mutable_id() = h.attempt(job);
+    entry->set_state(state);
+    if (ended(state)) entry->mutable_exit()->set_kind(v1::EXITED);
+  };
+  report(jobs[1], v1::JOB_RUNNING);  // it had come to its turn while nobody heard
+  report(jobs[0], v1::JOB_FINISHED);
+  CHECK(h.core.on_node_joined(hello, false, h.now, h.out).error().empty());
+  CHECK(h.state(jobs[0]) == v1::JOB_FINISHED);
+  CHECK(h.state(jobs[1]) == v1::JOB_RUNNING);
+  CHECK(h.core.state().node({pilot, 0})->slots_used == 1);
+  const auto starts = h.take(v1::Frame::kStartAttempt);
+  REQUIRE(starts.size() == 2);
+  CHECK(starts[0].frame.start_attempt().id().job() == jobs[2].value);
+  CHECK(starts[1].frame.start_attempt().id().job() == jobs[3].value);
+  CHECK(h.prefilled(jobs[2]));
+  h.check_replay();
+}
+
+TEST_CASE("a job beside one that waits at its pilot waits too") {
+  Harness h;
+  h.running(1);
+  h.submit(h.command());
+  const JobId host = h.submit(h.command());
+  h.place();
+  REQUIRE(h.prefilled(host));
+  auto spec = h.command();
+  spec.set_beside_job(host.value);
+  const JobId beside = h.submit(spec);
+  h.place();
+  CHECK(h.state(beside) == v1::JOB_QUEUED);
+  h.report_running(host);
+  CHECK(h.core.placing_wanted());
+  h.place();
+  CHECK(h.has_room(beside));
 }

@@ -91,7 +91,17 @@ struct Harness {
     end.mutable_exit()->set_code(code);
     core.on_attempt_ended(core.state().job(job)->node, end, now, out);
   }
+  void report_retracted(JobId job, bool begun = false) {
+    v1::AttemptRetracted retracted;
+    *retracted.mutable_id() = attempt(job);
+    retracted.set_begun(begun);
+    core.on_attempt_retracted(core.state().job(job)->node, retracted, now, out);
+  }
   v1::JobState state(JobId job) { return core.state().job(job)->state; }
+  // Dispatched to a node that has room for it; or to one that has not.
+  bool has_room(JobId job) { return state(job) == v1::JOB_DISPATCHED && !core.state().job(job)->prefilled; }
+  bool prefilled(JobId job) { return state(job) == v1::JOB_DISPATCHED && core.state().job(job)->prefilled; }
+  bool waits(JobId job) { return state(job) == v1::JOB_QUEUED || prefilled(job); }
   v1::PilotState state(PilotId pilot) { return core.state().pilots.at(pilot).state; }
 
   // What went out since the last call, by kind.
@@ -115,6 +125,7 @@ struct Harness {
     const State& state = core.state();
     REQUIRE(again.jobs.size() == state.jobs.size());
     REQUIRE(again.queue == state.queue);
+    REQUIRE(again.prefilled == state.prefilled);
     REQUIRE(again.pilots.size() == state.pilots.size());
     for (const auto& [id, job] : state.jobs) {
       const Job& other = again.jobs.at(id);
@@ -122,6 +133,7 @@ struct Harness {
       CHECK(other.attempt == job.attempt);
       CHECK(other.node == job.node);
       CHECK(other.canceling == job.canceling);
+      CHECK(other.prefilled == job.prefilled);
     }
     for (const auto& [id, pilot] : state.pilots) {
       const Pilot& other = again.pilots.at(id);
@@ -131,6 +143,7 @@ struct Harness {
         if (!other.nodes.contains(index)) continue;  // a report of a start that has not registered
         CHECK(other.nodes.at(index).slots_used == node.slots_used);
         CHECK(other.nodes.at(index).attempts == node.attempts);
+        CHECK(other.nodes.at(index).prefilled == node.prefilled);
       }
     }
   }

@@ -1,5 +1,7 @@
 #include "daemon/core/scheduler.hpp"
 
+#include <fmt/format.h>
+
 #include "test/unit/daemon/harness.hpp"
 
 using namespace flotilla;
@@ -12,11 +14,11 @@ TEST_CASE("jobs start in order, as many as fit") {
   std::vector<JobId> jobs;
   for (int i = 0; i < 5; ++i) jobs.push_back(h.submit(h.command()));
   h.place();
-  for (int i = 0; i < 5; ++i) CHECK(h.state(jobs[i]) == (i < 3 ? v1::JOB_DISPATCHED : v1::JOB_QUEUED));
+  for (int i = 0; i < 5; ++i) CHECK(h.has_room(jobs[i]) == (i < 3));
   h.report_end(jobs[1]);
   h.place();
-  CHECK(h.state(jobs[3]) == v1::JOB_DISPATCHED);
-  CHECK(h.state(jobs[4]) == v1::JOB_QUEUED);
+  CHECK(h.has_room(jobs[3]));
+  CHECK(h.waits(jobs[4]));
 }
 
 TEST_CASE("labels: the pilot's, its resource's name, or any") {
@@ -27,7 +29,7 @@ TEST_CASE("labels: the pilot's, its resource's name, or any") {
   h.place();
   CHECK(h.core.state().job(on_green)->node.pilot == green);
   CHECK(h.core.state().job(anywhere)->node.pilot == blue);
-  CHECK(h.state(on_local) == v1::JOB_QUEUED);  // all slots of resource local are taken
+  CHECK(h.waits(on_local));  // all slots of resource local are taken
   CHECK(h.state(nowhere) == v1::JOB_QUEUED);
 }
 
@@ -46,7 +48,7 @@ TEST_CASE("a wide job does not starve behind narrow ones") {
     h.place();
     if (i < 3) CHECK(h.state(later[0]) == v1::JOB_QUEUED);
   }
-  CHECK(h.state(wide) == v1::JOB_DISPATCHED);
+  CHECK(h.has_room(wide));
   CHECK(h.core.state().node({pilot, 0})->slots_used == 4);
 }
 
@@ -60,10 +62,14 @@ TEST_CASE("a wide job holds back one node only") {
   const JobId wide = h.submit(h.command("", 2)), narrow = h.submit(h.command());
   h.place();
   CHECK(h.state(wide) == v1::JOB_QUEUED);
-  CHECK(h.state(narrow) == v1::JOB_QUEUED);  // the one free slot is on the node kept for the wide job
+  CHECK(h.prefilled(narrow));  // the one free slot is on the node kept for the wide job
+  CHECK(h.core.state().job(narrow)->node.pilot == second);
   const PilotId third = h.running(1);
   h.place();
+  h.report_retracted(narrow);
+  h.place();
   CHECK(h.core.state().job(narrow)->node.pilot == third);
+  CHECK(h.has_room(narrow));
 }
 
 TEST_CASE("a job that no node could carry holds back nobody") {
@@ -89,8 +95,10 @@ TEST_CASE("why says what stands in the way") {
   CHECK(h.join(pilot, 1).error().empty());
   const JobId first = h.submit(h.command("gpu"));
   h.place();
-  CHECK(h.state(job) == v1::JOB_DISPATCHED);
-  CHECK(why(h.core.state(), *h.core.state().job(first)).sentence.find("slots that it could use are taken") != std::string::npos);
+  CHECK(h.has_room(job));
+  CHECK(why(h.core.state(), *h.core.state().job(first)).sentence ==
+        fmt::format("all slots that it could use are taken; it waits at pilot {} (host0) and starts there with the next free one, "
+                    "or where there is room earlier", pilot.value));
   CHECK(passes(first));
   const JobId wide = h.submit(h.command("gpu", 64));
   CHECK(why(h.core.state(), *h.core.state().job(wide)).sentence.find("flotilla pilot start RESOURCE --slots 64") != std::string::npos);
@@ -98,4 +106,176 @@ TEST_CASE("why says what stands in the way") {
   h.core.on_node_unlinked({pilot, 0}, "cut", h.now, h.out);
   CHECK(why(h.core.state(), *h.core.state().job(first)).sentence.find("link") != std::string::npos);
   CHECK_FALSE(passes(first));
+}
+
+// ---- prefill ---------------------------------------------------------------------------------------------
+
+namespace {
+std::vector<JobId> submit_many(Harness& h, int count, const std::string& label = "", unsigned slots = 1) {
+  std::vector<JobId> jobs;
+  for (int i = 0; i < count; ++i) jobs.push_back(h.submit(h.command(label, slots)));
+  return jobs;
+}
+}  // namespace
+
+TEST_CASE("prefill: what finds no room waits at a busy node, in order, up to a bound") {
+  Harness h;
+  const PilotId pilot = h.running(2);
+  const auto jobs = submit_many(h, 20);
+  h.place();
+  const unsigned bound = 2 + prefill_depth * 2;
+  for (unsigned i = 0; i < 20; ++i) {
+    CHECK(h.has_room(jobs[i]) == (i < 2));
+    CHECK(h.prefilled(jobs[i]) == (i >= 2 && i < bound));
+  }
+  CHECK(h.take(v1::Frame::kStartAttempt).size() == bound);
+  const Node& node = *h.core.state().node({pilot, 0});
+  CHECK(node.slots_used == 2);
+  CHECK(describe(h.core.state(), h.core.state().pilots.at(pilot)).jobs_running() == 2);
+  CHECK(describe(h.core.state(), *h.core.state().job(jobs[2])).prefilled());
+  // An end makes room for the first that waits, without a word from us; and one more goes there.
+  h.report_running(jobs[1]);
+  h.report_end(jobs[1]);
+  CHECK(h.has_room(jobs[2]));
+  CHECK(node.slots_used == 2);
+  h.place();
+  CHECK(h.prefilled(jobs[bound]));
+  CHECK(h.take(v1::Frame::kStartAttempt).size() == 1);
+  CHECK(h.take(v1::Frame::kRetractAttempt).empty());
+  // The pilot may know earlier than we that there is room.
+  h.report_running(jobs[3]);
+  CHECK(h.state(jobs[3]) == v1::JOB_RUNNING);
+  CHECK(node.slots_used == 3);
+  h.report_end(jobs[0]);
+  CHECK(node.slots_used == 2);
+  h.check_replay();
+}
+
+TEST_CASE("prefill: never while another node has room, and even among those that have not") {
+  Harness h;
+  const PilotId first = h.running(1), second = h.running(1);
+  const auto jobs = submit_many(h, 6);
+  h.place();
+  const State& state = h.core.state();
+  CHECK(h.has_room(jobs[0]));
+  CHECK(h.has_room(jobs[1]));
+  CHECK(state.node({first, 0})->prefilled == std::deque<JobId>{jobs[2], jobs[4]});
+  CHECK(state.node({second, 0})->prefilled == std::deque<JobId>{jobs[3], jobs[5]});
+}
+
+TEST_CASE("prefill: labels hold") {
+  Harness h;
+  const PilotId blue = h.running(1, "blue");
+  (void)h.running(1, "green");
+  const auto jobs = submit_many(h, 4, "blue");
+  h.place();
+  for (const JobId job : jobs) CHECK(h.core.state().job(job)->node.pilot == blue);
+}
+
+TEST_CASE("prefill: asked back, the oldest first, when another node has room; the room is kept for it") {
+  Harness h;
+  const PilotId busy = h.running(1);
+  const auto jobs = submit_many(h, 4);
+  h.place();
+  h.report_running(jobs[0]);
+  h.take(v1::Frame::kStartAttempt);
+  const PilotId fresh = h.running(2);
+  h.place();
+  auto retracts = h.take(v1::Frame::kRetractAttempt);
+  REQUIRE(retracts.size() == 2);
+  CHECK(retracts[0].node == NodeId{busy, 0});
+  CHECK(retracts[0].frame.retract_attempt().id().job() == jobs[1].value);
+  CHECK(retracts[1].frame.retract_attempt().id().job() == jobs[2].value);
+  // Nobody takes their room, and they are not asked twice.
+  const JobId late = h.submit(h.command());
+  h.place();
+  CHECK(h.prefilled(late));
+  CHECK(h.core.state().job(late)->node.pilot == busy);
+  CHECK(h.take(v1::Frame::kRetractAttempt).empty());
+  h.report_retracted(jobs[1]);
+  CHECK(h.state(jobs[1]) == v1::JOB_QUEUED);
+  h.place();
+  CHECK(h.has_room(jobs[1]));
+  CHECK(h.core.state().job(jobs[1])->node.pilot == fresh);
+  CHECK(h.core.state().job(jobs[1])->attempt == 2);
+  // One that has begun stays, and its room goes to the next.
+  h.report_running(jobs[2]);
+  h.report_retracted(jobs[2], true);
+  CHECK(h.state(jobs[2]) == v1::JOB_RUNNING);
+  CHECK(h.core.state().job(jobs[2])->node.pilot == busy);
+  h.place();
+  retracts = h.take(v1::Frame::kRetractAttempt);
+  REQUIRE(retracts.size() == 1);
+  CHECK(retracts[0].frame.retract_attempt().id().job() == jobs[3].value);
+  h.check_replay();
+}
+
+TEST_CASE("prefill: a long job does not hold up what waits behind it when another is done") {
+  Harness h;
+  const PilotId one = h.running(1), other = h.running(1);
+  const auto jobs = submit_many(h, 4);
+  h.place();
+  for (int i : {0, 1}) h.report_running(jobs[i]);
+  CHECK(h.core.state().job(jobs[2])->node.pilot == one);
+  CHECK(h.core.state().job(jobs[3])->node.pilot == other);
+  h.report_end(jobs[1]);  // the other goes on with its own
+  h.place();
+  CHECK(h.has_room(jobs[3]));
+  CHECK(h.take(v1::Frame::kRetractAttempt).empty());
+  h.report_end(jobs[3]);
+  h.place();
+  REQUIRE(h.take(v1::Frame::kRetractAttempt).size() == 1);
+  h.report_retracted(jobs[2]);
+  h.place();
+  CHECK(h.has_room(jobs[2]));
+  CHECK(h.core.state().job(jobs[2])->node.pilot == other);
+}
+
+TEST_CASE("prefill: nothing goes to the node that is kept for a wide job, and nothing wide waits at a node") {
+  Harness h;
+  const PilotId wide_one = h.running(4), small_one = h.running(1);
+  submit_many(h, 5);
+  h.place();
+  const JobId wide = h.submit(h.command("", 4));
+  const auto later = submit_many(h, 10);
+  h.place();
+  CHECK(h.state(wide) == v1::JOB_QUEUED);
+  for (const JobId job : later) {
+    if (h.state(job) == v1::JOB_DISPATCHED) CHECK(h.core.state().job(job)->node.pilot == small_one);
+  }
+  CHECK(h.core.state().node({wide_one, 0})->prefilled.empty());
+  CHECK(h.core.state().node({small_one, 0})->prefilled.size() == prefill_depth);
+}
+
+TEST_CASE("prefill: a wide job gets its node after those that wait there") {
+  Harness h;
+  const PilotId pilot = h.running(4);
+  const auto early = submit_many(h, 8);
+  h.place();
+  const JobId wide = h.submit(h.command("", 4));
+  const auto later = submit_many(h, 20);
+  h.place();
+  for (const JobId job : early) {
+    CHECK(h.state(wide) == v1::JOB_QUEUED);
+    CHECK(h.state(later[0]) == v1::JOB_QUEUED);
+    CHECK(h.has_room(job));
+    h.report_end(job);
+    h.place();
+  }
+  CHECK(h.has_room(wide));
+  CHECK(h.core.state().node({pilot, 0})->slots_used == 4);
+}
+
+TEST_CASE("prefill: workers and terminals wait in the queue") {
+  Harness h;
+  h.running(1);
+  h.submit(h.command());
+  v1::JobSpec worker;
+  worker.mutable_worker()->set_executable("code");
+  auto terminal = h.command();
+  terminal.mutable_command()->set_terminal(true);
+  const JobId a = h.submit(worker), b = h.submit(terminal);
+  h.place();
+  CHECK(h.state(a) == v1::JOB_QUEUED);
+  CHECK(h.state(b) == v1::JOB_QUEUED);
 }

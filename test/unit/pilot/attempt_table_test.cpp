@@ -66,8 +66,26 @@ TEST_CASE("the same start again does nothing; what can never run is refused") {
   table.on_started(attempt(1));
   CHECK(table.start(attempt(3), command(), attempt(1), why) == AttemptTable::Start::accepted);
   table.drain();
-  CHECK(table.start(attempt(4), command(), {}, why) == AttemptTable::Start::refused);
+  CHECK(table.start(attempt(4), command(), {}, why) == AttemptTable::Start::given_back);
+  CHECK(table.start(attempt(4), command(), attempt(1), why) == AttemptTable::Start::refused);
   CHECK(table.all().size() == 2);
+}
+
+TEST_CASE("given back: only what waits; who stood behind it moves up") {
+  AttemptTable table(2);
+  start(table, 1, 1);
+  start(table, 2, 2);
+  start(table, 3, 1);
+  CHECK(table.admit() == std::vector<Attempt>{attempt(1)});
+  CHECK(table.waiting() == std::vector<Attempt>{attempt(2), attempt(3)});
+  CHECK_FALSE(table.retract(attempt(1)));
+  CHECK_FALSE(table.retract(attempt(9)));
+  CHECK(table.retract(attempt(2)));
+  CHECK_FALSE(table.find(attempt(2)));
+  CHECK(table.live() == 2);
+  CHECK(table.admit() == std::vector<Attempt>{attempt(3)});
+  std::string why;
+  CHECK(table.start(attempt(2, 2), command(2), {}, why) == AttemptTable::Start::accepted);
 }
 
 TEST_CASE("ending: each phase answers as it must, the first order stands") {

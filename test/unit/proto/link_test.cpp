@@ -179,3 +179,35 @@ TEST_CASE("links that break at any moment, with frames under way in both directi
   }
   REQUIRE(run_until(io, [&] { return closed == opened; }));
 }
+
+TEST_CASE("frames that wait go together: all of them arrive, in order, large ones among small ones") {
+  boost::asio::io_context io;
+  Pair pair;
+  std::vector<std::uint64_t> seen;
+  std::size_t bytes = 0, sent_bytes = 0;
+  link::LinkPtr upper;
+  link::Server server(io,
+                      {[&](const link::LinkPtr& l) { upper = l; },
+                       [&](const link::LinkPtr&, v1::Frame f) {
+                         seen.push_back(f.log_data().request());
+                         bytes += f.log_data().data().size();
+                       },
+                       nullptr},
+                      link::keepalive_cluster);
+  server.add_fd(std::move(pair.upper_fd));
+  auto lower = link::connect_fd(io, std::move(pair.lower_fd), {}, link::keepalive_cluster);
+  for (std::uint64_t i = 0; i < 300; ++i) {
+    v1::Frame frame;
+    frame.mutable_log_data()->set_request(i);
+    frame.mutable_log_data()->set_data(std::string(i % 7 == 0 ? 200'000 : i * 11 % 3000, 'x'));
+    sent_bytes += frame.log_data().data().size();
+    lower->send(std::move(frame));
+  }
+  REQUIRE(run_until(io, [&] { return seen.size() == 300; }));
+  for (std::uint64_t i = 0; i < 300; ++i) CHECK(seen[i] == i);
+  CHECK(bytes == sent_bytes);
+  CHECK(run_until(io, [&] { return lower->queued_bytes() == 0; }));
+  lower->detach();
+  lower->abort();
+  run_until(io, [&] { return lower.use_count() == 1; });
+}

@@ -69,9 +69,9 @@ def in_thread(what: Callable[[], T], name: str) -> Future[T]:
 # ---- what the blocking and the asyncio form share
 
 
-def wait_jobs_request(id: int, running: bool, deadline: Optional[float]) -> client_pb2.WaitJobsRequest:
+def wait_jobs_request(ids: List[int], running: bool, deadline: Optional[float]) -> client_pb2.WaitJobsRequest:
     left = left_until(deadline)
-    return client_pb2.WaitJobsRequest(ids=[id], running=running, timeout_ms=0 if left is None else max(1, _convert.milliseconds(left)))
+    return client_pb2.WaitJobsRequest(ids=ids, running=running, timeout_ms=0 if left is None else max(1, _convert.milliseconds(left)))
 
 
 def waited_job(id: int, running: bool, reply: client_pb2.ListJobsReply, deadline: Optional[float]) -> Optional[JobInfo]:
@@ -287,9 +287,16 @@ class Session:
     def wait_job(self, id: int, running: bool, deadline: Optional[float]) -> JobInfo:
         with self.watch(_waits.of_job(id)):
             while True:
-                info = waited_job(id, running, self.call_through_restart("WaitJobs", wait_jobs_request(id, running, deadline)), deadline)
+                info = waited_job(id, running, self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline)), deadline)
                 if info is not None:
                     return info
+
+    def wait_jobs(self, ids: List[int], deadline: Optional[float]) -> List[JobInfo]:
+        if not ids:
+            return []
+        with self.watch(_waits.of_job(ids[-1])):
+            reply = self.call_through_restart("WaitJobs", wait_jobs_request(ids, False, deadline))
+        return [_convert.job_info(job) for job in reply.jobs]
 
     def wait_pilot(self, id: int, ended: bool, deadline: Optional[float]) -> PilotInfo:
         while True:
@@ -751,6 +758,10 @@ class Daemon:
         if len(ids) != len(wires):
             raise InternalError(f"the daemon took {len(ids)} of {len(wires)} jobs")
         return [Job(self._session, id) for id in ids]
+
+    def wait_all(self, jobs: Iterable[Job], limit: Optional[Seconds] = None) -> List[JobInfo]:
+        """Waits for the ends of all, in one call."""
+        return self._session.wait_jobs([job.id for job in jobs], deadline_of(limit))
 
     def run(self, spec: Union[CommandSpec, Sequence[str]], **more: Any) -> JobResult:
         """Submits, waits, and brings what it wrote; JobFailedError unless it exited with 0."""

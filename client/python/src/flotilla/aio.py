@@ -136,10 +136,17 @@ class Session:
     async def wait_job(self, id: int, running: bool, deadline: Optional[float]) -> JobInfo:
         async with self.watch(_waits.of_job(id)):
             while True:
-                reply = await self.call_through_restart("WaitJobs", wait_jobs_request(id, running, deadline))
+                reply = await self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline))
                 info = waited_job(id, running, reply, deadline)
                 if info is not None:
                     return info
+
+    async def wait_jobs(self, ids: List[int], deadline: Optional[float]) -> List[JobInfo]:
+        if not ids:
+            return []
+        async with self.watch(_waits.of_job(ids[-1])):
+            reply = await self.call_through_restart("WaitJobs", wait_jobs_request(ids, False, deadline))
+        return [_convert.job_info(job) for job in reply.jobs]
 
     async def wait_pilot(self, id: int, ended: bool, deadline: Optional[float]) -> PilotInfo:
         while True:
@@ -605,6 +612,10 @@ class Daemon:
         if len(ids) != len(wires):
             raise InternalError(f"the daemon took {len(ids)} of {len(wires)} jobs")
         return [Job(self._session, id) for id in ids]
+
+    async def wait_all(self, jobs: Iterable[Job], limit: Optional[Seconds] = None) -> List[JobInfo]:
+        """Waits for the ends of all, in one call."""
+        return await self._session.wait_jobs([job.id for job in jobs], deadline_of(limit))
 
     async def run(self, spec: Union[CommandSpec, Sequence[str]], **more: Any) -> JobResult:
         wire = await self._session.prepare(_convert.make_spec(CommandSpec, "argv", spec, more))
