@@ -422,15 +422,27 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
   }
   void check_files() {
     struct stat info {};
-    const bool dir_lost = lstat(places_.runtime.c_str(), &info) != 0;
-    if (dir_lost) {
-      if (auto made = make_private_dir(places_.runtime); !made) {
-        spdlog::error("the hub's directory is lost: {}", made.error().text());
-        return;
+    bool made_again = false;
+    // Who removes the directory may be in the middle of it: what is bound meanwhile goes with it.
+    for (int tries = 0; tries < 3; ++tries) {
+      if (lstat(places_.runtime.c_str(), &info) != 0) {
+        if (auto made = make_private_dir(places_.runtime); !made) {
+          spdlog::error("the hub's directory is lost: {}", made.error().text());
+          return;
+        }
+        made_again = true;
+        lock_.reset(::open(places_.hub_lock().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+        if (lock_) flock(lock_.get(), LOCK_EX | LOCK_NB);
       }
-      lock_.reset(::open(places_.hub_lock().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-      if (lock_) flock(lock_.get(), LOCK_EX | LOCK_NB);
+      if (bind_lost()) break;
     }
+    if (made_again) watch_files();
+    else wait_for_files();
+  }
+  // False: one could not be bound.
+  bool bind_lost() {
+    struct stat info {};
+    bool all_there = true;
     const std::tuple<Acceptor*, fs::path, OnConnection> all[] = {
         {&link_acceptor_, places_.link_socket(), &Impl::on_connector},
         {&pilot_acceptor_, places_.pilot_socket(), &Impl::on_pilot_connection},
@@ -438,10 +450,12 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     for (const auto& [acceptor, path, handler] : all) {
       if (lstat(path.c_str(), &info) == 0) continue;
       spdlog::warn("{} was removed; it is bound again", path.string());
-      if (auto bound = bind_one(*acceptor, path, handler); !bound) spdlog::error("{}", bound.error().text());
+      if (auto bound = bind_one(*acceptor, path, handler); !bound) {
+        spdlog::error("{}", bound.error().text());
+        all_there = false;
+      }
     }
-    if (dir_lost) watch_files();
-    else wait_for_files();
+    return all_there;
   }
 
   // ---- connectors

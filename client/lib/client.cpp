@@ -295,6 +295,19 @@ class Session : public std::enable_shared_from_this<Session> {
     }
   }
 
+  // Until a daemon answers. A connection that is not known to be broken yet may fail the first try, or the second.
+  void await_daemon(Clock::time_point lost_at) {
+    for (;;) {
+      grpc::ClientContext probe;
+      probe.set_wait_for_ready(true);
+      probe.set_deadline(std::chrono::system_clock::now() + restart_limit);
+      v1::DaemonInfo info;
+      const auto status = stub_->GetInfo(&probe, v1::GetInfoRequest(), &info);
+      if (status.ok()) return;
+      if (!connection_lost(status) || Clock::now() > lost_at + restart_limit) flotilla::raise(status);
+    }
+  }
+
   v1::WaitJobsRequest wait_request(std::uint64_t id, bool running, Clock::time_point deadline) {
     return wait_request(std::vector<std::uint64_t>{id}, running, deadline);
   }
@@ -381,11 +394,7 @@ class Session : public std::enable_shared_from_this<Session> {
       if (const auto left = left_until(deadline); left != no_limit) context.set_deadline(std::chrono::system_clock::now() + left);
       else if (lost_at && !over) {
         // Only until the daemon answers again, which a deadline of the whole stream cannot say: probe first.
-        grpc::ClientContext probe;
-        probe.set_wait_for_ready(true);
-        probe.set_deadline(std::chrono::system_clock::now() + restart_limit);
-        v1::DaemonInfo info;
-        if (const auto status = stub_->GetInfo(&probe, v1::GetInfoRequest(), &info); !status.ok()) flotilla::raise(status);
+        await_daemon(*lost_at);
       }
       const auto call = stub_->Attach(&context);
       v1::AttachInput input;
@@ -417,8 +426,8 @@ class Session : public std::enable_shared_from_this<Session> {
       const auto status = call->Finish();
       if (over) return followed;
       if (status.ok()) raise({ErrorCode::internal, "the daemon ended the output of a job without its end", "", true, {}, {}});
-      if (!connection_lost(status) || open.has_submit() || lost_at) flotilla::raise(status);
-      lost_at = Clock::now();
+      if (!connection_lost(status) || open.has_submit() || (lost_at && Clock::now() > *lost_at + restart_limit)) flotilla::raise(status);
+      if (!lost_at) lost_at = Clock::now();
       open.set_stdout_offset(followed.offsets[0]);
       open.set_stderr_offset(followed.offsets[1]);
     }
