@@ -33,6 +33,15 @@ void InputPump::add(std::string data) {
   pump();
 }
 
+void InputPump::add_at(std::uint64_t offset, std::string data, bool eof) {
+  if (offset > given_) return;
+  data.erase(0, std::min<std::uint64_t>(given_ - offset, data.size()));
+  add(std::move(data));
+  if (!eof || eof_received_) return;
+  eof_received_ = true;
+  add_eof();
+}
+
 void InputPump::report() {
   if (taken_ == reported_ || (!queue_.empty() && taken_ - reported_ < report_interval_bytes)) return;
   reported_ = taken_;

@@ -495,10 +495,7 @@ void Job::signal(int number) {
   kill(-pid_, number);
 }
 
-void Job::add_input(std::string data, bool eof) {
-  in_->add(std::move(data));
-  if (eof) in_->add_eof();
-}
+void Job::add_input(std::uint64_t offset, std::string data, bool eof) { in_->add_at(offset, std::move(data), eof); }
 
 void Job::resize(const v1::WindowSize& window) {
   *start_.mutable_spec()->mutable_command()->mutable_window() = window;  // also for a terminal that is yet to come
@@ -592,6 +589,8 @@ void Job::fill(v1::AttemptReport& report) const {
   if (folder_) report.set_folder(folder_->path().string());
   report.set_stdout_bytes(stdout_bytes());
   report.set_stderr_bytes(stderr_bytes());
+  report.set_stdin_bytes(in_->received());
+  report.set_stdin_eof(in_->eof_received());
   report.set_connected(connected_);
   if (connected_ && !start_.remote_channel()) report.set_hand_over_socket(services_.hand_over_socket);
 }

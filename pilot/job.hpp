@@ -82,7 +82,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void hasten();
 
   void signal(int number);
-  void add_input(std::string data, bool eof);
+  void add_input(std::uint64_t offset, std::string data, bool eof);
   void resize(const v1::WindowSize& window);
   void on_window(const v1::OutputWindow& window);
   void on_link_up(const v1::AttemptReport* known);

@@ -548,7 +548,7 @@ void Pilot::on_frame(v1::Frame frame) {
       break;
     case v1::Frame::kInputData:
       if (Job* job = find(frame.input_data().id()))
-        job->add_input(std::move(*frame.mutable_input_data()->mutable_data()), frame.input_data().eof());
+        job->add_input(frame.input_data().offset(), std::move(*frame.mutable_input_data()->mutable_data()), frame.input_data().eof());
       break;
     case v1::Frame::kResizeTerminal:
       if (Job* job = find(frame.resize_terminal().id())) job->resize(frame.resize_terminal().window());

@@ -16,6 +16,7 @@
 #include "daemon/coordinator/config.hpp"
 #include "daemon/coordinator/prompts.hpp"
 #include "daemon/core/core.hpp"
+#include "daemon/core/input_flow.hpp"
 #include "daemon/journal/journal.hpp"
 #include "daemon/monitor/monitor.hpp"
 #include "daemon/resource/local_driver.hpp"
@@ -131,7 +132,9 @@ class Coordinator final : public MonitorSource {
   void launch(PilotId id);
 
   void take_output(NodeId from, const v1::OutputData& data);
+  void send_input(const Job& job, InputFlow::Piece piece);
   void on_input_taken(NodeId from, const v1::InputTaken& taken);
+  void resend_input(NodeId to, const v1::PilotHello& hello);
   void settle_output(JobId id);  // forgets the attempt when all is in
   bool output_complete(const Job& job);
   void send_blob(NodeId to, const v1::NeedBlob& wanted);
@@ -188,9 +191,6 @@ class Coordinator final : public MonitorSource {
   std::map<JobId, WorkerCall> worker_calls_;
   std::map<std::uint64_t, std::shared_ptr<LogSession>> log_requests_;
   std::uint64_t last_log_request_ = 0;
-  struct InputFlow {
-    std::uint64_t sent = 0, taken = 0;  // bytes of a job's input, since this daemon started
-  };
   std::map<JobId, InputFlow> input_flows_;
   struct Sample {
     std::uint64_t calls = 0, to = 0, from = 0;

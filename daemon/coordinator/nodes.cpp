@@ -38,6 +38,7 @@ v1::Welcome Coordinator::join(const v1::PilotHello& hello, bool trusted) {
       known->set_stdout_bytes(outputs_.taken(JobId{report.id().job()}, 1));
       known->set_stderr_bytes(outputs_.taken(JobId{report.id().job()}, 2));
     }
+    resend_input({PilotId{hello.pilot()}, hello.node()}, hello);
     spdlog::info("pilot {}.{} on {} registered: {} slots, {} attempts held", hello.pilot(), hello.node(), hello.host(), hello.slots(),
                  hello.inventory_size());
   } else {

@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t output_chunk_bytes = 256u << 10;
 constexpr std::size_t output_queue_bytes = 1u << 20;     // what may wait for a slow client
 constexpr std::size_t early_input_bytes = 1u << 20;      // what may wait for a job that has not started
-constexpr std::uint64_t input_credit_bytes = 1u << 20;   // what may be under way to a job beyond what it has taken
+constexpr char end_of_file_character = '\x04';          // a terminal's
 constexpr std::uint64_t log_tail_bytes = 64u << 10;
 constexpr auto log_poll = std::chrono::milliseconds(250);  // only while somebody follows the daemon's own log
 }  // namespace
@@ -144,15 +144,42 @@ void Coordinator::AttachSession::feed(std::string data, bool eof) {
     if (early_input.size() > early_input_bytes) stream->pause();
     return;
   }
+  if (eof && job->spec->command().terminal()) {
+    data += end_of_file_character;
+    eof = false;
+  }
+  const Node* node = c.state().node(job->node);
+  InputFlow& flow = c.input_flows_.try_emplace(id, InputFlow(node && node->linked)).first->second;
+  auto piece = flow.add(std::move(data), eof);
+  if (flow.full()) stream->pause();
+  if (piece) c.send_input(*job, std::move(*piece));
+}
+
+void Coordinator::send_input(const Job& job, InputFlow::Piece piece) {
   v1::Frame frame;
-  frame.mutable_input_data()->mutable_id()->set_job(id.value);
-  frame.mutable_input_data()->mutable_id()->set_attempt(job->attempt);
-  InputFlow& flow = c.input_flows_[id];
-  flow.sent += data.size();
-  if (flow.sent - flow.taken > input_credit_bytes) stream->pause();
-  frame.mutable_input_data()->set_data(std::move(data));
-  frame.mutable_input_data()->set_eof(eof);
-  c.send(job->node, std::move(frame));
+  auto* input = frame.mutable_input_data();
+  input->mutable_id()->set_job(job.id.value);
+  input->mutable_id()->set_attempt(job.attempt);
+  input->set_offset(piece.offset);
+  input->set_data(std::move(piece.data));
+  input->set_eof(piece.eof);
+  // With what the core sends: after the welcome, where this is the answer to an inventory.
+  out_.frames.push_back({job.node, std::move(frame)});
+  touch();
+}
+
+void Coordinator::resend_input(NodeId to, const v1::PilotHello& hello) {
+  for (const auto& report : hello.inventory()) {
+    const JobId id{report.id().job()};
+    const Job* job = state().job(id);
+    if (!job || job->attempt != report.id().attempt() || job->node != to || job->state != v1::JOB_RUNNING) continue;
+    const auto flow = input_flows_.find(id);
+    if (flow != input_flows_.end()) {
+      for (auto& piece : flow->second.on_inventory(report.stdin_bytes(), report.stdin_eof())) send_input(*job, std::move(piece));
+    } else if (report.stdin_bytes()) {
+      input_flows_.try_emplace(id, InputFlow(false)).first->second.on_inventory(report.stdin_bytes(), report.stdin_eof());
+    }
+  }
 }
 
 void Coordinator::on_input_taken(NodeId from, const v1::InputTaken& taken) {
@@ -160,8 +187,8 @@ void Coordinator::on_input_taken(NodeId from, const v1::InputTaken& taken) {
   const auto flow = input_flows_.find(id);
   const Job* job = state().job(id);
   if (flow == input_flows_.end() || !job || job->node != from) return;
-  flow->second.taken = std::max(flow->second.taken, taken.bytes());
-  if (flow->second.sent - std::min(flow->second.sent, flow->second.taken) > input_credit_bytes) return;
+  flow->second.on_taken(taken.bytes());
+  if (flow->second.full()) return;
   if (const auto attached = attached_.find(id); attached != attached_.end())
     for (auto& session : attached->second) session->stream->resume();
 }

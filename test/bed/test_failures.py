@@ -1,4 +1,5 @@
 """What happens when something breaks: told within seconds and with the cause, or gone on with as if nothing had been."""
+import hashlib
 import signal
 import time
 
@@ -300,3 +301,29 @@ def test_a_killed_job_tree_cannot_hide(bed, cluster):
     wait_until(lambda: [p for p in bed.frontend.processes() if p.argv[-1] == "7777"], 10, "the runaway runs")
     pilot_processes(bed.frontend)[0].kill(signal.SIGKILL)
     wait_until(lambda: not [p for p in bed.frontend.processes() if p.argv[-1] in ("7777", "7778")], 10, "it is gone")
+
+
+@pytest.mark.parametrize("how", ["cut", "sshd"])
+def test_input_goes_on_where_it_was(bed, cluster, how):
+    cluster.start_pilot("front", "--slots", "1")
+    run = cluster.popen("run", "--on", "front", "--", "sh", "-c", "echo ready; sha256sum", text=False, stdin=-1, stdout=-1, stderr=-1)
+    assert run.stdout.readline() == b"ready\n"
+    want = hashlib.sha256()
+
+    def give(count):
+        for i in range(count):
+            line = b"%07d %s\n" % (i, b"x" * 91)
+            want.update(line)
+            run.stdin.write(line)
+        run.stdin.flush()
+
+    give(2_000)
+    heal = lose_link(bed, how)
+    give(5_000)                 # below what may wait in the daemon
+    if how == "cut":
+        time.sleep(5)           # the length of the cut
+    heal()
+    give(30_000)                # more than what may wait anywhere
+    out, said = run.communicate(timeout=90)
+    assert run.returncode == 0, said
+    assert out.decode().split()[0] == want.hexdigest()

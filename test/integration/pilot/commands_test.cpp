@@ -90,12 +90,14 @@ TEST_CASE("input that came with the job, and input that comes later") {
     v1::Frame frame;
     *frame.mutable_input_data()->mutable_id() = id_of(open);
     frame.mutable_input_data()->set_data("line " + std::to_string(i) + "\n");
+    frame.mutable_input_data()->set_offset(7 * i);
     daemon.send(frame);
   }
   REQUIRE(daemon.run_until([&] { return daemon.job(open).out == "line 0\nline 1\nline 2\n"; }));
   CHECK(daemon.job(open).ends == 0);
   v1::Frame frame;
   *frame.mutable_input_data()->mutable_id() = id_of(open);
+  frame.mutable_input_data()->set_offset(21);
   frame.mutable_input_data()->set_eof(true);
   daemon.send(frame);
   REQUIRE(daemon.wait_end(open));
@@ -104,6 +106,34 @@ TEST_CASE("input that came with the job, and input that comes later") {
   // What was taken is told; of what came with the job nothing.
   CHECK(daemon.inputs_taken[open] == 21);
   CHECK(daemon.inputs_taken.count(given) == 0);
+}
+
+TEST_CASE("input that comes again, or with a gap, is taken once and in order; the inventory says how far it is") {
+  Running daemon;
+  const auto job = daemon.submit_shell("cat", [](v1::JobSpec& s) { s.mutable_command()->set_stdin_open(true); });
+  REQUIRE(daemon.wait_running(job));
+  auto give = [&](std::uint64_t offset, const std::string& text, bool eof = false) {
+    v1::Frame frame;
+    *frame.mutable_input_data()->mutable_id() = id_of(job);
+    frame.mutable_input_data()->set_offset(offset);
+    frame.mutable_input_data()->set_data(text);
+    frame.mutable_input_data()->set_eof(eof);
+    daemon.send(frame);
+  };
+  give(0, "one\n");
+  REQUIRE(daemon.run_until([&] { return daemon.job(job).out == "one\n"; }));
+  const int hellos = daemon.hellos;
+  daemon.cut_link();
+  REQUIRE(daemon.run_until([&] { return daemon.hellos > hellos; }));
+  REQUIRE(daemon.hello.pilot().inventory_size() == 1);
+  CHECK(daemon.hello.pilot().inventory(0).stdin_bytes() == 4);
+  CHECK_FALSE(daemon.hello.pilot().inventory(0).stdin_eof());
+  give(8, "three\n", true);        // what lies between was on the link that was cut
+  give(0, "one\ntwo\n");
+  give(4, "two\nthree\n", true);
+  give(4, "two\nthree\n", true);
+  REQUIRE(daemon.wait_end(job));
+  CHECK(daemon.job(job).out == "one\ntwo\nthree\n");
 }
 
 TEST_CASE("input that nobody reads is told as taken only when it can never be") {
@@ -199,10 +229,13 @@ TEST_CASE("a terminal: size, resize, input, end of file, signals to the foregrou
   auto& seen = daemon.job(job);
   REQUIRE(daemon.run_until([&] { return seen.out.find("named\r\n") != std::string::npos; }));
   CHECK(seen.out.find("terminal\r\n33 99\r\n") == 0);
+  std::uint64_t typed = 0;
   auto type = [&](const std::string& text) {
     v1::Frame frame;
     *frame.mutable_input_data()->mutable_id() = id_of(job);
     frame.mutable_input_data()->set_data(text);
+    frame.mutable_input_data()->set_offset(typed);
+    typed += text.size();
     daemon.send(frame);
   };
   type("hello\n");
@@ -217,6 +250,7 @@ TEST_CASE("a terminal: size, resize, input, end of file, signals to the foregrou
   REQUIRE(daemon.run_until([&] { return seen.out.find("50 132\r\n") != std::string::npos; }));
   v1::Frame end;
   *end.mutable_input_data()->mutable_id() = id_of(job);
+  end.mutable_input_data()->set_offset(typed);
   end.mutable_input_data()->set_eof(true);
   daemon.send(end);
   REQUIRE(daemon.wait_end(job));
