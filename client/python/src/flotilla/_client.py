@@ -231,21 +231,25 @@ class Session:
             call.cancel()
             raise
 
-    def call_through_restart(self, method: str, request: Any) -> Any:
-        """Calls until it has an answer: a daemon that is being restarted is waited for."""
+    def call_through_restart(self, method: str, request: Any, restart_limit: float = _rpc.RESTART_LIMIT) -> Any:
+        """Calls until it has an answer: a daemon that is being restarted is waited for, ``restart_limit`` seconds at most."""
         lost_at: Optional[float] = None
         self.check_open()
         while True:
-            timeout = None if lost_at is None else _rpc.RESTART_LIMIT + request.timeout_ms / 1000
-            call = getattr(self.stub, method).future(request, timeout=timeout, wait_for_ready=lost_at is not None)
+            call = getattr(self.stub, method).future(request)
             try:
                 return call.result()
             except grpc.FutureCancelledError:
                 raise CanceledError("canceled") from None
             except grpc.RpcError as error:
-                if not _rpc.lost(error) or self._closed or (lost_at is not None and time.monotonic() > lost_at + _rpc.RESTART_LIMIT):
-                    raise _rpc.as_error(error) from None
                 lost_at = lost_at or time.monotonic()
+                left = lost_at + restart_limit - time.monotonic()
+                if not _rpc.lost(error) or self._closed or left <= 0:
+                    raise _rpc.as_error(error) from None
+                try:
+                    self.call("GetInfo", client_pb2.GetInfoRequest(), left, wait_for_ready=True)
+                except (TimedOutError, UnavailableError):
+                    raise _rpc.as_error(error) from None
             except BaseException:
                 call.cancel()
                 raise
@@ -284,10 +288,11 @@ class Session:
             raise NotFoundError(f"there is no job {id}", "see 'flotilla job list'")
         return _convert.job_info(reply.jobs[0])
 
-    def wait_job(self, id: int, running: bool, deadline: Optional[float]) -> JobInfo:
+    def wait_job(self, id: int, running: bool, deadline: Optional[float], restart_limit: float = _rpc.RESTART_LIMIT) -> JobInfo:
         with self.watch(_waits.of_job(id)):
             while True:
-                info = waited_job(id, running, self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline)), deadline)
+                reply = self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline), restart_limit)
+                info = waited_job(id, running, reply, deadline)
                 if info is not None:
                     return info
 
@@ -655,17 +660,26 @@ class Worker(WorkerChannel):
         try:
             return self._end.read(deadline)
         except UnavailableError as gone:
-            # The pilot is gone, or the daemon (remote workers): the journal knows, at the latest when the loss was noticed.
             try:
-                at_least = time.monotonic() + _rpc.CAUSE_LIMIT
-                info = self._session.wait_job(self.id, False, None if deadline is None else max(deadline, at_least))
-                return self._end.settle(info.exit)
+                return self._journalled_exit(deadline, _rpc.RESTART_LIMIT)
             except FlotillaError:
                 return self._end.settle(lost_worker(self.id, gone))
 
+    def _journalled_exit(self, deadline: Optional[float], restart_limit: float) -> ExitReason:
+        # The pilot is gone, or the daemon (remote workers): the journal knows, at the latest when the loss was noticed.
+        at_least = time.monotonic() + _rpc.CAUSE_LIMIT
+        return self._end.settle(self._session.wait_job(self.id, False, None if deadline is None else max(deadline, at_least), restart_limit).exit)
+
     def explain_end(self) -> str:
-        """For an error message after the stream ended: waits shortly for the cause."""
-        return explanation(self.exit(_rpc.CAUSE_LIMIT))
+        """For an error message after the stream ended: waits shortly for the cause, and hardly for a daemon that is dead."""
+        try:
+            return explanation(self._end.read(deadline_of(_rpc.CAUSE_LIMIT)))
+        except UnavailableError as gone:
+            try:
+                return explanation(self._journalled_exit(time.monotonic(), _rpc.DEAD_LIMIT))
+            except FlotillaError as silent:
+                # A daemon that is started later may know more: exit() asks it.
+                return explanation(lost_worker(self.id, gone)) + f"; {silent.message}"
 
     def check(self) -> None:
         """Raises WorkerFailedError with the cause when it has ended otherwise than by close()."""

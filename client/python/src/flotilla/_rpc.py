@@ -14,6 +14,7 @@ from .v1 import client_pb2, types_pb2
 
 PROTOCOL = 1
 RESTART_LIMIT = 30.0  # a daemon that restarts is back within this; a wait goes on with the new one
+DEAD_LIMIT = 1.5  # for an error message: longer is not waited for a daemon that is dead
 CAUSE_LIMIT = 6.0  # a pilot that is gone is noticed within 5 s
 
 CHANNEL_OPTIONS: List[Tuple[str, Any]] = [

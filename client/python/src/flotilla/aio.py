@@ -90,13 +90,17 @@ class Session:
         lost_at: Optional[float] = None
         self.check_open()
         while True:
-            timeout = None if lost_at is None else _rpc.RESTART_LIMIT + request.timeout_ms / 1000
             try:
-                return await getattr(self.stub, method)(request, timeout=timeout, wait_for_ready=lost_at is not None)
+                return await getattr(self.stub, method)(request)
             except grpc.aio.AioRpcError as error:
-                if not _rpc.lost(error) or self._closed or (lost_at is not None and time.monotonic() > lost_at + _rpc.RESTART_LIMIT):
-                    raise _rpc.as_error(error) from None
                 lost_at = lost_at or time.monotonic()
+                left = lost_at + _rpc.RESTART_LIMIT - time.monotonic()
+                if not _rpc.lost(error) or self._closed or left <= 0:
+                    raise _rpc.as_error(error) from None
+                try:
+                    await self.call("GetInfo", client_pb2.GetInfoRequest(), left, wait_for_ready=True)
+                except (TimedOutError, UnavailableError):
+                    raise _rpc.as_error(error) from None
 
     async def stream(self, method: str, request: Any) -> AsyncIterator[Any]:
         self.check_open()
