@@ -513,6 +513,8 @@ class Session {
     }
     line_.clear();
     if (remembered) {
+      // Canceled with us again, if it was before.
+      open_.set_comes_back(open_.submit().cancel_with_client());
       open_.clear_submit();
       open_.set_job(result_.job.id());
     }

@@ -110,6 +110,7 @@ void Coordinator::AttachSession::open(v1::AttachOpen open) {
     if (open.from_end()) offsets[which - 1] = there;
     else if (open.tail_bytes() && there > open.tail_bytes()) offsets[which - 1] = std::max(offsets[which - 1], there - open.tail_bytes());
   }
+  cancel_with_client = open.comes_back() && job->spec->cancel_with_client();
   joined(job->id);
 }
 
@@ -123,16 +124,20 @@ void Coordinator::AttachSession::joined(JobId job) {
 void Coordinator::AttachSession::on_job_changed() {
   const Job* job = c.state().job(id);
   if (!job || over) return;
-  v1::Job shown = c.show(*job);
-  v1::AttachOutput message;
-  *message.mutable_job() = std::move(shown);
-  stream->send(std::move(message));
+  // The last state comes after the last output: pump() tells it.
+  if (!std::exchange(told, true) || !follow || !ended(job->state)) tell(*job);
   if (job->state == v1::JOB_RUNNING && (!early_input.empty() || early_eof)) {
     const bool eof = std::exchange(early_eof, false);
     feed(std::exchange(early_input, {}), eof);
     stream->resume();
   }
   pump();
+}
+
+void Coordinator::AttachSession::tell(const Job& job) {
+  v1::AttachOutput message;
+  *message.mutable_job() = c.show(job);
+  stream->send(std::move(message));
 }
 
 void Coordinator::AttachSession::feed(std::string data, bool eof) {
@@ -223,6 +228,7 @@ void Coordinator::AttachSession::pump() {
   }
   if (more) return;  // on_drained goes on
   if ((ended(job->state) && c.output_complete(*job)) || !follow) {
+    if (follow) tell(*job);
     v1::AttachOutput message;
     *message.mutable_end() = job->exit;
     stream->send(std::move(message));

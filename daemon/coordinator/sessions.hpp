@@ -19,6 +19,7 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
   void on_job_changed();
   void pump();          // sends what there is, and the end when all is out
   void leave();
+  void tell(const Job& job);
   void feed(std::string data, bool eof);
 
   Coordinator& c;
@@ -27,6 +28,7 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
   std::uint64_t offsets[2] = {0, 0};
   bool opened = false, follow = true, output_only = false, cancel_with_client = false, over = false;
   bool detached = false;
+  bool told = false;             // the first state
   v1::JobState last_state = v1::JOB_SUBMITTED;
   bool last_unreachable = false;
   std::string early_input;       // until the job runs
