@@ -514,3 +514,47 @@ def test_waiting_outlives_a_daemon_that_is_killed(place, tmp_path):
         assert following.result(130).text == "before\nbetween\nafter\n"
         assert b"".join(data for _, data in attached) == b"between\nafter\n"
         assert daemon.info().pid != pid
+
+
+def test_the_cause_of_an_end_is_told_soon_without_a_daemon(place):
+    with flotilla.Daemon() as daemon:
+        worker = start(daemon)
+        code = flotilla.RemoteCode(worker)
+        assert code.add(1, 2) == 3
+        pilot = int(Path(f"/proc/{worker.info().pid}/stat").read_text().rpartition(")")[2].split()[1])
+        for pid in (daemon.info().pid, pilot):
+            os.kill(pid, signal.SIGKILL)
+        begin = time.monotonic()
+        with pytest.raises(flotilla.ChannelClosed) as raised:
+            code.add(1, 2)
+        said = worker.explain_end()
+        assert time.monotonic() - begin < 2 * 2.0, "twice asked, each within 2 s"
+        assert "was lost" in said and "daemon" in said, said
+        assert "was lost" in str(raised.value)
+
+
+def test_a_worker_that_does_not_connect_in_time_says_what_it_printed(daemon):
+    with pytest.raises(flotilla.TimedOutError, match="did not connect back within 500 ms") as raised:
+        daemon.start_worker("sh", ["-c", "echo waiting for a licence >&2; sleep 600"], start_timeout=0.5)
+    assert raised.value.exit is not None and raised.value.exit.kind is ExitKind.START_TIMEOUT
+    assert "waiting for a licence" in raised.value.exit.stderr_tail
+    assert "waiting for a licence" in str(raised.value)
+
+
+# ---- the stream of Attach
+
+
+@pytest.mark.parametrize("script", ["echo out; echo err >&2", "true", "head -c 3000000 /dev/zero"])
+def test_the_end_comes_after_the_last_state_and_that_after_the_last_output(daemon, script):
+    from flotilla.v1 import client_pb2, types_pb2
+
+    for _ in range(10):
+        spec = types_pb2.JobSpec(command=types_pb2.CommandSpec(argv=["sh", "-c", script]))
+        kinds = []
+        for message in daemon._session.stub.Attach(iter([client_pb2.AttachInput(open=client_pb2.AttachOpen(submit=spec))]), timeout=60):
+            kind = message.WhichOneof("body")
+            if kind == "job":
+                kind += " ended" if message.job.state >= types_pb2.JOB_FINISHED else ""
+            kinds.append(kind)
+        assert kinds[-1] == "end" and kinds[-2] == "job ended", kinds
+        assert kinds.count("job ended") == 1, kinds
