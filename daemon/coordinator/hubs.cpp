@@ -23,6 +23,7 @@ std::string hub_note(const std::string& resource) { return "hub_at." + resource;
 constexpr std::int64_t idle_hub_ms = 15 * 60'000;  // a hub that nobody needs ends itself after 10 min
 // After a change of this machine's network: so long may a hub's answer take over a slow and busy line.
 constexpr auto probe_patience = 4s;
+constexpr auto soon_broken_after = 1s;  // a channel's connection that lasts less is made again with a growing wait
 constexpr auto retired_channel_patience = 60s;  // for a slow client to read what an ended worker had written
 
 std::chrono::milliseconds retry_after(int failures) {
@@ -38,10 +39,7 @@ Hubs::Hubs(Coordinator& coordinator)
     const auto it = open_.find(channel);
     if (it != open_.end()) coordinator_.send(it->second.node, std::move(frame));
   };
-  channels_->on_broken = [this](std::uint64_t channel) {
-    const auto it = open_.find(channel);
-    if (it != open_.end() && connected(it->second.resource)) open_channel(JobId{channel}, it->second.node);
-  };
+  channels_->on_broken = [this](std::uint64_t channel) { reopen_channel(channel); };
   channels_->on_user_gone = [this](std::uint64_t channel) { coordinator_.end_worker(JobId{channel}, "its client closed the channel"); };
   channels_->on_failed = [this](std::uint64_t channel, const Error& error) {
     spdlog::warn("the channel of job {} cannot go on: {}", channel, error.text());
@@ -188,7 +186,12 @@ void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
     v1::Frame answer;
     answer.set_peer(frame.peer());
     *answer.mutable_welcome() = coordinator_.join(frame.node_joined().node(), true);
-    coordinator_.after_commit([this, resource, answer] { send(resource, answer); });
+    const NodeId node = parse_peer(frame.peer());
+    coordinator_.after_commit([this, resource, answer, node] {
+      send(resource, answer);
+      for (const auto& [channel, open] : open_)
+        if (open.node == node) channels_->on_link_renewed(channel);
+    });
     return;
   }
   if (frame.has_launch_report()) {
@@ -411,6 +414,8 @@ void Hubs::open_channel(JobId job, NodeId node) {
   const auto hub = hubs_.find(open.resource);
   if (hub == hubs_.end() || !hub->second.connected) return;  // when it is back
   ++open.epoch;
+  open.opened = std::chrono::steady_clock::now();
+  open.again.reset();
   ChannelRequest request;
   request.channel = job.value;
   request.epoch = open.epoch;
@@ -424,6 +429,19 @@ void Hubs::open_channel(JobId job, NodeId node) {
   expect->set_peer(request.peer);
   hub->second.connection->send(std::move(frame));
   hub->second.connection->open_channel(request);
+}
+
+void Hubs::reopen_channel(std::uint64_t channel) {
+  const auto it = open_.find(channel);
+  if (it == open_.end() || !connected(it->second.resource)) return;
+  OpenChannel& open = it->second;
+  open.soon_broken = std::chrono::steady_clock::now() - open.opened < soon_broken_after ? open.soon_broken + 1 : 0;
+  if (open.soon_broken <= 1) return open_channel(JobId{channel}, open.node);
+  open.again = std::make_unique<asio::steady_timer>(coordinator_.io(), retry_after(std::min(open.soon_broken - 1, 5)));
+  open.again->async_wait([this, channel](boost::system::error_code code) {
+    if (code) return;
+    if (const auto here = open_.find(channel); here != open_.end()) open_channel(JobId{channel}, here->second.node);
+  });
 }
 
 void Hubs::close_channel(JobId job) {

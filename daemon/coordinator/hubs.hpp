@@ -45,6 +45,7 @@ class Hubs {
   ChannelTable& channels() { return *channels_; }
   // Opens the connection of a channel: announces the ticket, then asks the transport.
   void open_channel(JobId job, NodeId node);
+  void reopen_channel(std::uint64_t channel);  // it broke: at once, but not in a tight circle
   void close_channel(JobId job);
   void retire_channel(JobId job);   // its worker has ended: closed when its last bytes were read
   std::vector<JobId> open_channels() const;
@@ -65,6 +66,9 @@ class Hubs {
     std::string resource;
     NodeId node;
     std::uint32_t epoch = 0;
+    std::chrono::steady_clock::time_point opened;
+    int soon_broken = 0;       // in a row
+    std::unique_ptr<boost::asio::steady_timer> again;
   };
 
   void connect(const std::string& resource);

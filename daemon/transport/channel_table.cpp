@@ -65,6 +65,9 @@ class Table final : public ChannelTableInternal {
   void on_end(const v1::ChannelEnd& end) override {
     if (auto each = find(end.channel())) each->on_peer_end(end.final_offset());
   }
+  void on_link_renewed(std::uint64_t number) override {
+    if (auto each = find(number)) each->detach_frames("the pilot's link was made anew");
+  }
   void remove(std::uint64_t number) override {
     const auto found = channels_.find(number);
     if (found == channels_.end()) return;

@@ -127,12 +127,7 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
     const Node* node = find(id);
     // One that may come back within the grace is not given up yet; its inventory will say what it has missed.
     if (node && node->stage != Stage::left && node->stage != Stage::failed) return;
-    v1::Frame answer;
-    answer.set_peer(frame.peer());
-    answer.mutable_node_left()->set_cause(node && !node->message.empty() ? node->message
-                                                                         : "the hub does not know " + frame.peer());
-    answer.mutable_node_left()->set_process_dead(node && node->process_dead);
-    to_daemon(std::move(answer), out);
+    answer_unknown(frame.peer(), node, out);
     return;
   }
 
@@ -159,6 +154,7 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
       const Node* node = find(id);
       if (!node || !alive(*node)) {
         out.notes.push_back("a channel to " + frame.expect_channel().peer() + ", which is not there");
+        answer_unknown(frame.expect_channel().peer(), node, out);
         return;
       }
       ChannelOrder order;
@@ -179,6 +175,14 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
     default:
       return;  // of a later version: nothing that this one could do
   }
+}
+
+void Core::answer_unknown(const std::string& peer, const Node* node, Outbox& out) {
+  v1::Frame answer;
+  answer.set_peer(peer);
+  answer.mutable_node_left()->set_cause(node && !node->message.empty() ? node->message : "the hub does not know " + peer);
+  answer.mutable_node_left()->set_process_dead(node && node->process_dead);
+  to_daemon(std::move(answer), out);
 }
 
 void Core::on_daemon_closed(Tag link, Moment now, Outbox& out) {

@@ -180,6 +180,7 @@ class Core {
   void launch(const v1::LaunchPilot& order, Moment now, Outbox& out);
   void stop_launch(const v1::StopLaunch& order, Moment now, Outbox& out);
   void end_node(NodeId id, Node& node, const std::string& reason, std::int64_t grace_ms, Outbox& out);
+  void answer_unknown(const std::string& peer, const Node* node, Outbox& out);  // `node` may be null
   void end_hub(const std::string& why, Moment now, Outbox& out);
   void end_all_pilots(const std::string& reason, Outbox& out);
   void on_hello(Tag link, PilotLink& at, v1::Hello hello, Moment now, Outbox& out);

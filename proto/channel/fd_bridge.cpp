@@ -99,12 +99,23 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     wake();
   }
 
-  void take_wire(std::unique_ptr<Wire> wire, Status opened) {
+  // `request`: of the accepter.
+  void take_wire(std::unique_ptr<Wire> wire, Status opened, const Opening* request) {
     if (!opened) {
-      if (opened.error().code != Code::failed_precondition) lost(opened.error());
-      return;  // an old epoch: `wire` is closed, the present one stays
+      if (opened.error().code == Code::failed_precondition) return;  // an old epoch: `wire` is closed, the present one stays
+      lost(opened.error());
     }
     if (over_) {
+      // A connection that is only closed would be made again, and again: the peer is told how it stands. What is finished
+      // answers as ever, so that the peer learns what has arrived.
+      if (request && (lost_ || !opened)) {
+        const auto refusal = format_opening(refusal_of(*request));
+        const iovec piece{const_cast<char*>(refusal.data()), refusal.size()};
+        (void)wire->write(&piece, 1);  // into an empty buffer
+      } else if (request) {
+        const Spans out = endpoint_.wire_out();
+        (void)wire->write(out.pieces.data(), out.count);
+      }
       drop_wire();
       return;
     }
@@ -197,7 +208,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     if (user_) ::shutdown(user_.get(), SHUT_RDWR);
     close_user();
     if (!over_) tell(&BridgeHandlers::on_failed, error);
-    over_ = true;
+    over_ = lost_ = true;
   }
   void wire_broken(std::string cause) {
     drop_wire();
@@ -443,6 +454,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   bool announced_ = false;       // on_connected was told for this wire
   bool peer_end_passed_ = false;
   bool over_ = false;            // finished or lost: nothing more is told
+  bool lost_ = false;
 
   Post post_;
   BridgeHandlers handlers_;      // read only; run on the owner's thread
@@ -470,12 +482,12 @@ void FdBridge::open_wire(std::unique_ptr<Wire> wire, std::uint32_t epoch, std::s
   // std::function wants what can be copied.
   auto shared = std::make_shared<std::unique_ptr<Wire>>(std::move(wire));
   impl_->command([shared, epoch, ticket = std::move(ticket)](Impl& impl) {
-    impl.take_wire(std::move(*shared), impl.endpoint_.open(epoch, ticket));
+    impl.take_wire(std::move(*shared), impl.endpoint_.open(epoch, ticket), nullptr);
   });
 }
 void FdBridge::accept_wire(std::unique_ptr<Wire> wire, const Opening& request) {
   auto shared = std::make_shared<std::unique_ptr<Wire>>(std::move(wire));
-  impl_->command([shared, request](Impl& impl) { impl.take_wire(std::move(*shared), impl.endpoint_.accept(request)); });
+  impl_->command([shared, request](Impl& impl) { impl.take_wire(std::move(*shared), impl.endpoint_.accept(request), &request); });
 }
 void FdBridge::drop_wire() {
   impl_->command([](Impl& impl) { impl.drop_wire(); });

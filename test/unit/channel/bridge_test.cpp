@@ -255,6 +255,51 @@ TEST_CASE("a peer that has lost the channel fails it, and the user sees the end"
   CHECK(line.broken == 0);
 }
 
+TEST_CASE("an end that has lost the channel refuses every later connection: it is not made again for ever") {
+  Line line;
+  line.open();
+  send_all(line.client.get(), "x");
+  char byte;
+  REQUIRE(::recv(line.worker.get(), &byte, 1, 0) == 1);
+  line.reopen = false;
+  line.cut();
+  REQUIRE(line.loop.run_until([&] { return line.broken == 1; }));
+  // A peer that claims to have what was never sent.
+  for (const std::uint32_t epoch : {10u, 11u}) {
+    auto [ours, theirs] = sockets();
+    line.pilot->accept_wire(make_socket_wire(std::move(theirs)), Opening{0, 1, epoch, {}, 4711});
+    std::string header(opening_bytes, '\0');
+    REQUIRE(::recv(ours.get(), header.data(), header.size(), MSG_WAITALL) == static_cast<long>(header.size()));
+    const auto answer = parse_opening(header);
+    REQUIRE(answer);
+    CHECK(answer->flags == (opening_answer | opening_refused));
+    CHECK(::recv(ours.get(), &byte, 1, 0) == 0);
+  }
+  REQUIRE(line.loop.run_until([&] { return !line.failed.empty(); }));
+  CHECK(line.failed.size() == 1);
+}
+
+TEST_CASE("an end that has finished tells a peer that comes again what has arrived") {
+  Line line;
+  line.reopen = false;
+  line.open();
+  send_all(line.client.get(), "hello");
+  ::shutdown(line.client.get(), SHUT_WR);
+  REQUIRE(line.loop.run_until([&] { return line.client_end.has_value(); }));
+  CHECK(read_to_end(line.worker.get()) == "hello");
+  line.worker.reset();
+  REQUIRE(line.loop.run_until([&] { return line.pilot_finished == 1 && line.daemon_finished == 1; }));
+  auto [ours, theirs] = sockets();
+  line.pilot->accept_wire(make_socket_wire(std::move(theirs)), Opening{0, 1, 10, {}, 0});
+  std::string header(opening_bytes, '\0');
+  REQUIRE(::recv(ours.get(), header.data(), header.size(), MSG_WAITALL) == static_cast<long>(header.size()));
+  const auto answer = parse_opening(header);
+  REQUIRE(answer);
+  CHECK(answer->flags == opening_answer);
+  CHECK(answer->received == 5);
+  CHECK(line.failed.empty());
+}
+
 TEST_CASE("a connection with an old epoch is closed and changes nothing") {
   Line line;
   line.open();

@@ -574,9 +574,14 @@ TEST_CASE("channels: to a pilot beside the hub at once, to a node as soon as it 
   bench.join(11, 7, 0, false);
   REQUIRE(bench.out.channels.size() == 1);
   CHECK(bench.out.channels[0].expect.channel() == 5);
+  // The daemon would try again and again: it is told that there is no such node.
   expect.mutable_expect_channel()->set_peer("8.0");
   bench.from_daemon(expect);
   CHECK(bench.out.channels.empty());
+  const auto told = bench.sent(daemon_tag);
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].peer() == "8.0");
+  CHECK(told[0].node_left().cause().find("8.0") != std::string::npos);
 }
 
 TEST_CASE("pings of the daemon are answered, logs go to the shell") {
