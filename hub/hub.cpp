@@ -638,6 +638,9 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
         if (const Node* known = core_.node(node); known && known->beside) watch_process(node, result.pid);
       decide([&](Outbox& out, Moment now) { core_.on_start_result(node, result, now, out); });
     };
+    services.on_progress = [this](NodeId node, const std::string& message) {
+      decide([&](Outbox& out, Moment) { core_.on_start_progress(node, message, out); });
+    };
     services.env["FLOTILLA_INSTANCE"] = to_hex(start_.instance());
     services.env["FLOTILLA_RESOURCE"] = start_.resource();
     return services;
@@ -656,6 +659,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     start.set_scratch_dir(from.scratch_dir());
     *start.mutable_env() = from.env();
     *start.mutable_setup() = from.setup();
+    start.set_setup_timeout_ms(from.setup_timeout_ms());
     start.set_resource(start_.resource());
     if (order.host.empty()) {
       start.set_beside_hub(true);

@@ -154,6 +154,7 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
   }
 
   void on_output() {
+    if (step_ == Step::beside || step_ == Step::pilot) return on_setup_lines();
     if (step_ != Step::login) return;
     for (;;) {
       const std::size_t end = out_text_.find('\n', out_seen_);
@@ -163,6 +164,20 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
       if (!line) continue;
       on_node_line(*line);
       return;
+    }
+  }
+  void on_setup_lines() {
+    for (std::size_t end; (end = out_text_.find('\n', out_seen_)) != std::string::npos;) {
+      const auto setup = parse_setup_line(std::string_view(out_text_).substr(out_seen_, end - out_seen_));
+      if (!setup) {
+        out_seen_ = end + 1;
+        continue;
+      }
+      out_text_.erase(out_seen_, end + 1 - out_seen_);  // there may be many
+      const auto limit = std::chrono::milliseconds(setup->limit_ms);
+      if (limit != setup_limit_) set_limit(pilot_limit + limit);
+      setup_limit_ = limit;
+      if (!setup->text.empty()) owner_.services_.on_progress(order_.node, setup->text + " on " + place());
     }
   }
   void on_node_line(const NodeLine& line) {
@@ -274,6 +289,7 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
   asio::steady_timer timer_;
   std::string out_text_, err_text_;
   std::size_t out_seen_ = 0;
+  std::chrono::milliseconds setup_limit_{0};  // while the setup lines run
   unsigned run_ = 0;  // counts processes: handlers of an earlier one do nothing
   bool need_ = false, stored_ = false, over_ = false;
 };

@@ -20,6 +20,7 @@ struct StarterServices {
   // node's (both may be empty); not asked for pilots beside the hub.
   std::function<Result<std::string>(const StartOrder& order, const NodeLine& node)> make_start;
   std::function<void(NodeId, const StartResult&)> on_result;
+  std::function<void(NodeId, const std::string& message)> on_progress;  // what the setup lines say
   std::map<std::string, std::string> env;  // of every process started
 };
 

@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 #include <vector>
 
 #include "flotilla/v1/link.pb.h"
@@ -187,7 +188,10 @@ class Guard {
     if (word == "REMOVE") remove_.push_back(rest);
     else if (word == "KEEP") std::erase(remove_, rest);
     else if (word == "LOG") log_ = rest;
-    else if (word == "REGISTERED" && !answered_) answer("STARTED " + std::to_string(getpid()) + " " + std::to_string(pilot_));
+    else if (word == "SETUP" && !answered_) {
+      setting_up_ = rest != "0";
+      write_all(answer_.get(), line + "\n");
+    } else if (word == "REGISTERED" && !answered_) answer("STARTED " + std::to_string(getpid()) + " " + std::to_string(pilot_));
     else if (word == "FAILED") failure_ = rest;
   }
 
@@ -196,8 +200,13 @@ class Guard {
     LineReader lines(report_.get());
     bool pipe_open = true;
     for (;;) {
-      pollfd watched[2] = {{signals, POLLIN, 0}, {pipe_open ? report_.get() : -1, POLLIN, 0}};
-      if (poll(watched, 2, -1) < 0 && errno != EINTR) return "the guard could not wait";
+      pollfd watched[3] = {{signals, POLLIN, 0}, {pipe_open ? report_.get() : -1, POLLIN, 0}, {setting_up_ ? answer_.get() : -1, 0, 0}};
+      if (poll(watched, 3, -1) < 0 && errno != EINTR) return "the guard could not wait";
+      if (watched[2].revents != 0) {  // who started us is gone: it was stopped, or nobody wants it any more
+        setting_up_ = false;
+        failure_ = "it was stopped while it was set up";
+        kill(pilot_, SIGKILL);
+      }
       if (watched[1].revents != 0) {
         std::vector<std::string> complete;
         pipe_open = lines.read_some(complete);
@@ -240,7 +249,7 @@ class Guard {
   const v1::PilotStart& start_;
   unique_fd answer_, report_;
   pid_t pilot_ = -1;
-  bool answered_ = false;
+  bool answered_ = false, setting_up_ = false;
   std::string failure_, log_;
   std::vector<std::string> remove_;
 };
@@ -280,21 +289,35 @@ int start_pilot() {
   }
   to_us.reset();
 
-  const auto deadline = BootClock::now() + start_limit;
+  auto deadline = BootClock::now() + start_limit;
   std::vector<std::string> lines;
   LineReader reader(from_guard.get());
-  while (lines.empty()) {
+  std::string line;
+  bool setting_up = false;
+  while (line.empty()) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - BootClock::now()).count();
-    pollfd watched{from_guard.get(), POLLIN, 0};
-    const int ready = left > 0 ? poll(&watched, 1, static_cast<int>(left)) : 0;
+    // The second: whoever started us went away (an ssh connection, say), which it may do while setup lines take their time.
+    pollfd watched[2] = {{from_guard.get(), POLLIN, 0}, {setting_up ? STDOUT_FILENO : -1, 0, 0}};
+    const int ready = left > 0 ? poll(watched, 2, static_cast<int>(left)) : 0;
     if (ready < 0 && errno == EINTR) continue;
+    if (watched[1].revents & (POLLERR | POLLHUP)) return 1;  // the guard notices, and ends the pilot
     if (ready <= 0) {
       kill(guard, SIGTERM);
       return refuse("the pilot on " + host_name() + " did not register within 10 s");
     }
     if (!reader.read_some(lines) && lines.empty()) return refuse("the guard ended before the pilot had registered");
+    for (auto& each : std::exchange(lines, {})) {
+      long long limit_ms = 0;
+      if (std::sscanf(each.c_str(), "SETUP %lld", &limit_ms) != 1) {
+        line = std::move(each);
+        continue;
+      }
+      if (setting_up != (limit_ms > 0)) deadline = BootClock::now() + start_limit + std::chrono::milliseconds(limit_ms);
+      setting_up = limit_ms > 0;
+      std::printf("%s\n", each.c_str());
+      if (std::fflush(stdout) != 0) return 1;
+    }
   }
-  std::string line = lines.front();
   if (line.starts_with("STARTED ")) {
     std::printf("%s\n", line.c_str());
     return std::fflush(stdout) == 0 ? 0 : 1;

@@ -30,6 +30,7 @@
 #include "pilot/guard.hpp"
 #include "pilot/job.hpp"
 #include "pilot/process/blob_store.hpp"
+#include "pilot/process/leftovers.hpp"
 #include "pilot/process/processes.hpp"
 #include "pilot/process/scratch.hpp"
 #include "pilot/process/spawn.hpp"
@@ -50,7 +51,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto register_limit = 9s;        // the starter waits 10 s, and should hear the reason
-constexpr auto setup_limit = 8s;
+constexpr auto default_setup_limit = 10min;  // module loads and environments on a slow file system
 constexpr auto status_interval = 1s;       // load and counters, only while something runs
 constexpr auto default_grace = 5s;         // between TERM and KILL at the pilot's end
 constexpr auto farewell_wait = 2s;         // for the daemon to take the last ends and output
@@ -184,6 +185,7 @@ class Pilot {
   std::shared_ptr<FollowSink> follow_;
   std::set<std::uint64_t> log_followers_;
   bool keep_pilot_dir_ = false;
+  Owner owner_;
 
   AttemptTable table_;
   Lifetime lifetime_;
@@ -245,6 +247,9 @@ Status Pilot::prepare() {
   }
   if (auto made = make_private_dir(runtime_dir_); !made) return made;
   report_.line("REMOVE " + runtime_dir_.string());
+  // Should the guard die together with us, the next pilot here finds it.
+  owner_ = own_owner(to_hex(start_.instance()), std::to_string(start_.pilot()), std::to_string(start_.node()), guard_pid_, runtime_dir_);
+  std::ofstream(pilot_dir_ / "owner") << format_owner(owner_);
 
   auto environment = Environment::of_this_process().cleaned();
   const std::pair<const char*, std::string> own[] = {{"FLOTILLA_INSTANCE", to_hex(start_.instance())},
@@ -254,7 +259,14 @@ Status Pilot::prepare() {
   for (const auto& [name, value] : own) environment.set(name, value);
   for (const auto& [name, value] : start_.env()) environment.set(name, value);
   if (start_.setup_size() > 0) {
-    auto after = run_setup({start_.setup().begin(), start_.setup().end()}, environment, home_dir().string(), host_, setup_limit);
+    const auto limit = start_.setup_timeout_ms() > 0 ? std::chrono::milliseconds(start_.setup_timeout_ms()) : default_setup_limit;
+    // The starter waits for as long, and shows the lines.
+    report_.line("SETUP " + std::to_string(limit.count()) + " setting up");
+    auto after = run_setup({start_.setup().begin(), start_.setup().end()}, environment, home_dir().string(), host_, limit,
+                           [this, limit](const std::string& line) {
+                             report_.line("SETUP " + std::to_string(limit.count()) + " setting up: " + line);
+                           });
+    report_.line("SETUP 0");
     if (!after) return fail(after.error());
     environment = std::move(*after);
     for (const auto& [name, value] : own) environment.set(name, value);
@@ -277,6 +289,9 @@ Status Pilot::prepare() {
                                   *blobs_, *hand_over_, *channels_, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}});
   make_services();
   boost::asio::post(background_, [dir = scratch_ / "blobs"] { BlobStore(dir).shrink_to(blob_cache_bytes); });
+  boost::asio::post(background_, [dir = scratch_ / "pilots", here = owner_] {
+    for (const auto& folder : sweep_leftovers(dir, here)) spdlog::info("{} was left by a pilot that is dead: removed", folder.string());
+  });
   return {};
 }
 
@@ -293,6 +308,8 @@ void Pilot::make_services() {
   };
   services.outlive_pilot = [this] {
     keep_pilot_dir_ = true;
+    std::error_code ignored;
+    fs::remove(pilot_dir_ / "owner", ignored);  // what has no owner is not swept
     report_.line("KEEP " + pilot_dir_.string());
   };
   services.need_blob = [this](Attempt id, const std::string& sha256) { need_blob(id, sha256); };

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <utility>
 
 #include "proto/base/clock.hpp"
 #include "proto/base/log.hpp"
@@ -21,6 +22,8 @@ namespace {
 
 constexpr std::size_t messages_limit = 16u << 10;   // of what the lines print
 constexpr std::size_t environment_limit = 4u << 20;
+constexpr auto shown_interval = std::chrono::milliseconds(250);  // between two lines that are shown to the user
+constexpr std::size_t line_limit = 200;
 
 std::string shell_quoted(const std::string& text) {
   std::string quoted = "'";
@@ -44,7 +47,8 @@ std::string build_setup_script(const std::vector<std::string>& lines, const std:
 }
 
 Result<Environment> run_setup(const std::vector<std::string>& lines, const Environment& environment, const std::string& folder,
-                              const std::string& host, std::chrono::milliseconds limit) {
+                              const std::string& host, std::chrono::milliseconds limit,
+                              const std::function<void(std::string)>& on_line) {
   int out[2], messages[2];
   if (pipe2(out, O_CLOEXEC) != 0) return fail(errno_error(Code::resource_exhausted, "make a pipe for the setup lines"));
   unique_fd out_read(out[0]), out_write(out[1]);
@@ -86,12 +90,21 @@ Result<Environment> run_setup(const std::vector<std::string>& lines, const Envir
   std::string captured, said;
   const auto deadline = BootClock::now() + limit;
   bool late = false;
+  std::string line, shown;  // the one that is being written; the last that was
+  auto next_shown = BootClock::now();
   // The environment's pipe tells the end; the other may be kept open by something that the lines started.
   while (out_read) {
     pollfd watched[2] = {{out_read.get(), POLLIN, 0}, {messages_read ? messages_read.get() : -1, POLLIN, 0}};
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - BootClock::now()).count();
-    const int ready = left > 0 ? poll(watched, 2, static_cast<int>(left)) : 0;
+    const auto until_shown = std::chrono::ceil<std::chrono::milliseconds>(next_shown - BootClock::now()).count();
+    if (!shown.empty() && until_shown <= 0) {
+      next_shown = BootClock::now() + shown_interval;
+      if (on_line) on_line(std::exchange(shown, {}));
+    }
+    const auto wait = shown.empty() ? left : std::min<decltype(left)>(left, std::max<decltype(left)>(until_shown, 1));
+    const int ready = left > 0 ? poll(watched, 2, static_cast<int>(wait)) : 0;
     if (ready < 0 && errno == EINTR) continue;
+    if (ready == 0 && left > wait) continue;
     if (ready <= 0) {
       late = true;
       break;
@@ -104,8 +117,16 @@ Result<Environment> run_setup(const std::vector<std::string>& lines, const Envir
     }
     if (watched[1].revents) {
       const ssize_t n = read(messages_read.get(), buffer, sizeof buffer);
-      if (n > 0) said.append(buffer, static_cast<std::size_t>(n));
-      else if (n == 0 || errno != EINTR) messages_read.reset();
+      if (n > 0) {
+        said.append(buffer, static_cast<std::size_t>(n));
+        for (ssize_t i = 0; i < n; ++i) {
+          if (buffer[i] != '\n' && buffer[i] != '\r') {
+            if (line.size() < line_limit) line += buffer[i];
+          } else if (!line.empty()) {
+            shown = std::exchange(line, {});
+          }
+        }
+      } else if (n == 0 || errno != EINTR) messages_read.reset();
       if (said.size() > 2 * messages_limit) said.erase(0, said.size() - messages_limit);
     }
   }
@@ -120,10 +141,13 @@ Result<Environment> run_setup(const std::vector<std::string>& lines, const Envir
   }
   if (!said.empty()) spdlog::info("setup lines said:\n{}", said);
   if (late)
-    return fail(Code::timeout, "the setup lines on " + host + " did not end within " + std::to_string(limit.count() / 1000) + " s" +
-                                   (said.empty() ? "" : "\n" + said));
+    return fail(Code::timeout, "the setup lines on " + host + " did not end within " + std::to_string((limit.count() + 999) / 1000) +
+                                   " s (setup_timeout of the resource)" + (said.empty() ? "" : "\n" + said));
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    return fail(Code::failed_precondition, "the setup lines failed on " + host + (said.empty() ? "" : "\n" + said));
+    return fail(Code::failed_precondition, "the setup lines failed on " + host +
+                                               (WIFEXITED(status) ? " (exit code " + std::to_string(WEXITSTATUS(status)) + ")"
+                                                                  : " (signal " + std::to_string(WTERMSIG(status)) + ")") +
+                                               (said.empty() ? "" : "\n" + said));
 
   std::vector<std::string> entries;
   for (std::size_t at = 0; at < captured.size();) {

@@ -207,6 +207,7 @@ v1::ResourceSpec read_resource(const toml::table& table, std::vector<std::string
   reader.text("scratch_dir", [&](const std::string& value) { spec.set_scratch_dir(value); });
   read_env(reader, *spec.mutable_env());
   reader.texts("setup", true, [&](const std::string& line) { spec.add_setup(line); });
+  reader.duration("setup_timeout", [&](std::int64_t ms) { spec.set_setup_timeout_ms(ms); });
   reader.text("transport", [&](const std::string& value) {
     spec.set_transport(value);
     if (value != "libssh" && value != "openssh")
@@ -292,6 +293,7 @@ const std::vector<KeyHelp>& resource_keys() {
       {"scratch_dir", "path there", "where files are put; default: the first usable of ~/.cache/flotilla, /tmp, /dev/shm"},
       {"env", "table", "environment variables of pilots and their jobs"},
       {"setup", "text or list", "shell lines that are run once before each pilot"},
+      {"setup_timeout", "duration", "limit for all of these together; default: 10min"},
       {"transport", "text", "\"libssh\" (default) or \"openssh\" (the system's ssh program)"},
       {"hosts", "list of texts", "nodes that the front end reaches by its own ssh; none = the front end itself"},
       {"options", "table", "for the driver"},

@@ -37,6 +37,7 @@ void show_resource(const v1::Resource& resource, const Look& look) {
   row("scratch_dir", spec.scratch_dir());
   for (const auto& host : spec.hosts()) row("host", host);
   for (const auto& line : spec.setup()) row("setup", line);
+  row("setup_timeout", spec.setup_timeout_ms() ? format_duration(spec.setup_timeout_ms()) : "");
   for (const auto& [key, value] : spec.env()) row("env", key + "=" + value);
   for (const auto& [key, value] : spec.options()) row("option", key + "=" + value);
   row("debug", spec.debug() ? "on" : "");
@@ -161,6 +162,7 @@ void add_resource_commands(Context& context, CLI::App* root) {
   struct AddOptions {
     v1::ResourceSpec spec;
     std::string from_file;
+    std::int64_t setup_timeout_ms = 0;
     bool replace = false, accept_new = false, connect = false, test = false;
   };
   const auto adding = std::make_shared<AddOptions>();
@@ -187,6 +189,7 @@ void add_resource_commands(Context& context, CLI::App* root) {
           if (adding->spec.name().empty())
             return fail(Code::invalid_argument, "the resource's name is missing",
                         "write 'flotilla resource add NAME --location user@host', or give --from-file");
+          adding->spec.set_setup_timeout_ms(adding->setup_timeout_ms);
           specs.push_back(adding->spec);
         }
         auto client = connected();
@@ -257,6 +260,7 @@ void add_resource_commands(Context& context, CLI::App* root) {
         "a node that the front end reaches by its own ssh (may be given several times); none = the front end itself");
   lines("--setup", "LINE", [](v1::ResourceSpec& to, const std::string& value) { to.add_setup(value); },
         "a shell line, run once before each pilot (may be given several times)");
+  add_duration(add, "--setup-timeout", adding->setup_timeout_ms, "limit for all setup lines together (default: 10min)");
   add_assignments(add, "--env,-e", *spec.mutable_env(), "environment variable of pilots and their jobs", true);
   add_assignments(add, "--option,-o", *spec.mutable_options(), "option of the driver", false);
   add->add_flag_function("--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "log more there, keep job folders");

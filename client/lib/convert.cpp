@@ -75,6 +75,7 @@ v1::ResourceSpec to_wire(const ResourceSpec& spec) {
   put_all(spec.hosts, wire.mutable_hosts());
   put_all(spec.options, wire.mutable_options());
   wire.set_debug(spec.debug);
+  wire.set_setup_timeout_ms(spec.setup_timeout.count());
   return wire;
 }
 
@@ -140,7 +141,7 @@ ResourceInfo from_wire(const v1::Resource& wire) {
   const auto& spec = wire.spec();
   info.spec = {spec.name(), spec.location(), spec.driver(), spec.gateway(), spec.scratch_dir(),
                {spec.env().begin(), spec.env().end()}, {spec.setup().begin(), spec.setup().end()}, spec.transport(),
-               {spec.hosts().begin(), spec.hosts().end()}, {spec.options().begin(), spec.options().end()}, spec.debug()};
+               {spec.hosts().begin(), spec.hosts().end()}, {spec.options().begin(), spec.options().end()}, spec.debug(), Duration(spec.setup_timeout_ms())};
   info.hub_state = static_cast<HubState>(wire.hub_state());
   info.hub_message = wire.hub_message();
   info.hub_host = wire.hub_host();

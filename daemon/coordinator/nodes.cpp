@@ -162,6 +162,7 @@ void Coordinator::launch(PilotId id) {
   start.set_scratch_dir(order.scratch_dir());
   *start.mutable_env() = order.env();
   *start.mutable_setup() = order.setup();
+  start.set_setup_timeout_ms(order.setup_timeout_ms());
   start.set_upper_socket((places_.runtime / "pilots.sock").string());
   start.set_secret(pilot.secret);
   start.set_runtime_dir((places_.runtime / fmt::format("p{}.0", id.value)).string());
@@ -177,6 +178,7 @@ v1::LaunchPilot Coordinator::launch_order(const Pilot& pilot) const {
   order.set_scratch_dir(resource.scratch_dir());
   *order.mutable_env() = resource.env();
   *order.mutable_setup() = resource.setup();
+  order.set_setup_timeout_ms(resource.setup_timeout_ms());
   *order.mutable_hosts() = resource.hosts();
   order.set_idle_ms(pilot.spec.idle_ms() ? pilot.spec.idle_ms() : config_.pilot_idle_ms);
   order.set_cutoff_ms(pilot.spec.cutoff_ms() ? pilot.spec.cutoff_ms() : config_.pilot_cutoff_ms);

@@ -128,8 +128,8 @@ void Coordinator::AttachSession::on_job_changed() {
   if (!std::exchange(told, true) || !follow || !ended(job->state)) tell(*job);
   if (job->state == v1::JOB_RUNNING && (!early_input.empty() || early_eof)) {
     const bool eof = std::exchange(early_eof, false);
-    feed(std::exchange(early_input, {}), eof);
     stream->resume();
+    feed(std::exchange(early_input, {}), eof);  // which may pause it again
   }
   pump();
 }

@@ -283,6 +283,7 @@ void Core::on_launch_report(const v1::LaunchReport& report, Now now, Outbox& out
     case v1::LaunchReport::STARTED:
       node.gone = false;
       node.record.set_message(report.message());
+      if (pilot.state == v1::PILOT_STARTING) pilot.message = report.message();
       return;
     case v1::LaunchReport::FAILED:
     case v1::LaunchReport::ENDED: {

@@ -91,6 +91,7 @@ Status check_resource(v1::ResourceSpec& spec, const std::map<std::string, Resour
   if (!valid_name(spec.name(), 63))
     faults.add(fmt::format("name: '{}' is not 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit",
                            spec.name()));
+  if (spec.setup_timeout_ms() < 0) faults.add("setup_timeout: is negative");
   if (spec.driver().empty()) spec.set_driver(spec.location().empty() ? "local" : "ssh");
   if (spec.driver() != "local" && spec.driver() != "ssh")
     faults.add(fmt::format("driver: there is no '{}'; there are local and ssh", spec.driver()));

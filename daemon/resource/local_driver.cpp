@@ -137,6 +137,7 @@ void LocalDriver::launch(const v1::PilotStart& start) {
                      asio::mutable_buffer buffer) {
       from.async_read_some(buffer, [=, &from, &text](boost::system::error_code code, std::size_t n) {
         text.append(static_cast<const char*>(buffer.data()), n);
+        if (&text == &launch->out_text) driver->take_progress(*launch);
         if (text.size() > 2 * stderr_kept) text.erase(0, text.size() - stderr_kept);
         if (!code) return read(driver, launch, from, text, buffer);
         if (code == asio::error::operation_aborted) return;
@@ -152,6 +153,26 @@ void LocalDriver::launch(const v1::PilotStart& start) {
     launch->pid = -1;
     finish(launch);
   });
+}
+
+// "SETUP <limit in ms> <text>": what the setup lines say.
+void LocalDriver::take_progress(Launch& launch) {
+  for (std::size_t at = 0, end; (end = launch.out_text.find('\n', at)) != std::string::npos;) {
+    const std::string line = launch.out_text.substr(at, end - at);
+    if (!line.starts_with("SETUP ")) {
+      at = end + 1;
+      continue;
+    }
+    launch.out_text.erase(at, end + 1 - at);
+    const std::size_t space = line.find(' ', std::strlen("SETUP "));
+    v1::LaunchReport report;
+    report.set_pilot(launch.pilot);
+    report.set_node(launch.node);
+    report.set_host(host_name());
+    report.set_stage(v1::LaunchReport::STARTING);
+    if (space != std::string::npos) report.set_message(line.substr(space + 1) + " on " + host_name());
+    report_(std::move(report));
+  }
 }
 
 void LocalDriver::finish(const std::shared_ptr<Launch>& launch) {

@@ -28,6 +28,7 @@ class LocalDriver {
   std::filesystem::path agent_;
   Report report_;
   std::map<std::uint64_t, std::shared_ptr<Launch>> launches_;
+  void take_progress(Launch& launch);
   void finish(const std::shared_ptr<Launch>& launch);
 };
 

@@ -249,11 +249,19 @@ void Core::launch(const v1::LaunchPilot& order, Moment now, Outbox& out) {
   }
 }
 
+void Core::on_start_progress(NodeId id, const std::string& message, Outbox& out) {
+  Node* node = find(id);
+  if (!node || node->stage != Stage::starting) return;
+  node->message = message;
+  report(id, *node, out);
+}
+
 void Core::on_start_result(NodeId id, const StartResult& result, Moment now, Outbox& out) {
   Node* node = find(id);
   if (!node) return;
   Launch& launch = launches_.at(id.pilot.value);
   if (result.ok) {
+    if (node->message.starts_with("setting up")) node->message.clear();  // it is over
     node->guard_pid = result.guard_pid;
     node->pid = result.pid;
     if (node->stage == Stage::starting) {

@@ -143,6 +143,7 @@ class Core {
   void on_pilot_frame(Tag link, v1::Frame frame, Moment now, Outbox& out);
   void on_pilot_closed(Tag link, const std::string& cause, Moment now, Outbox& out);
 
+  void on_start_progress(NodeId node, const std::string& message, Outbox& out);
   void on_start_result(NodeId node, const StartResult& result, Moment now, Outbox& out);
   // The process of a pilot beside the hub is gone.
   void on_process_ended(NodeId node, Moment now, Outbox& out);

@@ -123,6 +123,19 @@ std::optional<Started> parse_started(std::string_view line) {
   return out;
 }
 
+std::optional<SetupLine> parse_setup_line(std::string_view line) {
+  constexpr std::string_view word = "SETUP ";
+  if (!line.starts_with(word)) return std::nullopt;
+  line.remove_prefix(word.size());
+  const std::size_t end = std::min(line.find(' '), line.size());
+  SetupLine out;
+  std::uint32_t limit_ms = 0;
+  if (!parse_number(line.substr(0, end), limit_ms)) return std::nullopt;
+  out.limit_ms = limit_ms;
+  if (end < line.size()) out.text = line.substr(end + 1);
+  return out;
+}
+
 std::string tail_of(std::string_view text, std::size_t limit) {
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.remove_suffix(1);
   if (text.size() > limit) {

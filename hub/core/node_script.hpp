@@ -48,6 +48,13 @@ struct Started {
 // "STARTED <guard pid> <pilot pid>"; nullopt for everything else.
 std::optional<Started> parse_started(std::string_view line);
 
+// What a pilot's starter says while the setup lines run: "SETUP <their limit in ms> <text>"; "SETUP 0" when they are over.
+struct SetupLine {
+  std::int64_t limit_ms = 0;
+  std::string text;
+};
+std::optional<SetupLine> parse_setup_line(std::string_view line);
+
 // One sentence of why a pilot did not start on `host`. ssh itself ends with 255.
 constexpr int ssh_failed_code = 255;
 std::string describe_failure(const std::string& host, int exit_code, int signal, std::string_view stderr_text);

@@ -1,7 +1,7 @@
 // Where a pilot may write on its node.
 //   SCRATCH/logs/<instance>-pilot-P.N.log       its log (rotated)
 //   SCRATCH/blobs/<sha256>                      input files, shared by all pilots of the user on this node
-//   SCRATCH/pilots/<instance>-P.N-<incarnation> job folders and waiting output; removed with the pilot
+//   SCRATCH/pilots/<instance>-P.N-<incarnation> job folders and waiting output; removed with the pilot, or by the next one there
 // SCRATCH is the first of these that can be written: the resource's scratch_dir, ~/.cache/flotilla,
 // /tmp/flotilla-UID, /dev/shm/flotilla-UID.
 #pragma once

@@ -250,3 +250,27 @@ def test_time_limit(flotilla):
 def test_listings_as_json(flotilla, listing):
     flotilla.run("run", "--", "true")
     assert isinstance(json.loads(flotilla.run(*listing, "--json").stdout), list)
+
+
+def test_setup_lines_may_take_their_time(bed, flotilla):
+    flotilla.add_cluster("hpc1", "--host", "node1", "--setup", "echo loading modules; while ! test -e ~/go; do sleep 0.1; done")
+    flotilla.run("resource", "connect", "hpc1")
+
+    def begin():
+        pilot = flotilla.json("pilot", "start", "hpc1", "--no-wait")
+        pilot = (pilot[0] if isinstance(pilot, list) else pilot)["id"]
+        wait_until(lambda: "setting up: loading modules" in flotilla.pilot(pilot)["message"], 15, "what the setup lines say is shown", every=0.1)
+        return pilot
+
+    pilot = begin()
+    time.sleep(14)              # longer than a start without setup lines may take
+    assert flotilla.pilot(pilot)["state"] == "starting"
+    bed.frontend.as_user("touch ~/go")
+    flotilla.wait_pilot(pilot, "running", 15)
+    flotilla.run("pilot", "stop", str(pilot))
+    flotilla.wait_pilot(pilot, "finished", 15)
+    bed.frontend.as_user("rm ~/go")
+    # Told to stop, it does not go on setting up.
+    pilot = begin()
+    flotilla.run("pilot", "stop", str(pilot))
+    wait_until(lambda: bed.node1.processes_of_flotilla() == [], 10, "nothing of it is left on the node")

@@ -327,3 +327,19 @@ def test_input_goes_on_where_it_was(bed, cluster, how):
     out, said = run.communicate(timeout=90)
     assert run.returncode == 0, said
     assert out.decode().split()[0] == want.hexdigest()
+
+
+def test_what_a_node_kept_over_a_reboot_is_cleared_away(bed, cluster):
+    folders = lambda: bed.frontend.as_user("ls ~/.cache/flotilla/pilots").stdout.split()  # noqa: E731; one home for all
+    other = cluster.start_pilot("front", "--slots", "1")
+    pilot = cluster.start_pilot("nodes", "--slots", "1")
+    mine = [f for f in folders() if f"-{pilot}.0-" in f]
+    assert len(mine) == 1
+    assert cluster.pilot(pilot)["nodes"][0]["host"] == "node1"
+    bed.node1.power_off()
+    cluster.wait_pilot(pilot, "failed", 30)
+    bed.node1.power_on()
+    assert mine[0] in folders()
+    again = cluster.start_pilot("nodes", "--slots", "1")
+    wait_until(lambda: mine[0] not in folders(), 10, "the next pilot there has removed it")
+    assert sorted(f.split("-")[1] for f in folders()) == sorted([f"{other}.0", f"{again}.0"]), folders()

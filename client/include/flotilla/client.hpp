@@ -153,6 +153,7 @@ struct ResourceSpec {
   std::vector<std::string> hosts;        // nodes that the front end reaches by its own ssh; none = the front end itself
   std::map<std::string, std::string> options;
   bool debug = false;
+  Duration setup_timeout{0};             // for all lines of setup together; 0 = 10 minutes
 };
 
 struct PilotSpec {

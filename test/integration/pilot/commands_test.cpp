@@ -442,6 +442,28 @@ TEST_CASE("200 MB of output under flow control") {
   CHECK(daemon.job(job).out.substr(200'000'000) == "end\n");
 }
 
+TEST_CASE("setup lines may take their time, and are seen; beyond the limit, or when nobody wants them, they are ended") {
+  {
+    FakeDaemon daemon;
+    daemon.start.add_setup("echo loading modules; while ! test -e " + (daemon.dir / "go").string() + "; do sleep 0.02; done");
+    std::ofstream(daemon.dir / "go") << "go\n";
+    daemon.launch();
+    CHECK(daemon.outcome.code == 0);
+    CHECK(daemon.outcome.out.find("SETUP 600000 setting up\n") == 0);
+    CHECK(daemon.outcome.out.find("SETUP 0\nSTARTED ") != std::string::npos);
+  }
+  {
+    FakeDaemon daemon;
+    daemon.start.set_setup_timeout_ms(500);
+    daemon.start.add_setup("echo loading modules; sleep 600");
+    daemon.launch();
+    CHECK(daemon.outcome.code == 1);
+    CHECK(daemon.outcome.out.find("SETUP 500 setting up: loading modules\n") != std::string::npos);
+    CHECK(daemon.outcome.err.find("did not end within 1 s (setup_timeout of the resource)\nloading modules") != std::string::npos);
+    CHECK(processes_of(daemon.start.instance()).empty());
+  }
+}
+
 TEST_CASE("setup lines: their environment is the jobs'; a failing one says so") {
   {
     FakeDaemon daemon;

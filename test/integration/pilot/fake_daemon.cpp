@@ -134,7 +134,8 @@ StartOutcome FakeDaemon::launch() {
     for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0;) text->append(buffer, static_cast<std::size_t>(n));
     close(fd);
   }
-  std::sscanf(outcome.out.c_str(), "STARTED %d %d", &outcome.guard, &outcome.pilot);
+  if (const auto at = outcome.out.find("STARTED "); at != std::string::npos)  // after what the setup lines said
+    std::sscanf(outcome.out.c_str() + at, "STARTED %d %d", &outcome.guard, &outcome.pilot);
   return outcome;
 }
 

@@ -72,6 +72,18 @@ TEST_CASE("a failed start is one sentence with host, exit code and the last word
   CHECK(describe_failure("n1", 0, 0, "").find("did not say") != std::string::npos);
 }
 
+TEST_CASE("what setup lines say comes with their limit") {
+  const auto line = parse_setup_line("SETUP 600000 setting up: loading modules");
+  REQUIRE(line);
+  CHECK(line->limit_ms == 600'000);
+  CHECK(line->text == "setting up: loading modules");
+  const auto over = parse_setup_line("SETUP 0");
+  REQUIRE(over);
+  CHECK(over->limit_ms == 0);
+  CHECK(over->text.empty());
+  for (const char* other : {"", "SETUP", "SETUP ", "SETUP x", "STARTED 1 2", "a SETUP 5"}) CHECK_FALSE(parse_setup_line(other));
+}
+
 TEST_CASE("tails begin at a line") {
   CHECK(tail_of("one\ntwo\nthree\n", 100) == "one\ntwo\nthree");
   CHECK(tail_of("one\ntwo\nthree\n", 9) == "three");

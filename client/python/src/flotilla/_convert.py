@@ -94,6 +94,7 @@ def resource_spec(spec: ResourceSpec) -> types_pb2.ResourceSpec:
         hosts=_texts("hosts", spec.hosts),
         options=dict(spec.options),
         debug=spec.debug,
+        setup_timeout_ms=milliseconds(spec.setup_timeout),
     )
 
 
@@ -260,6 +261,7 @@ def resource_info(wire: types_pb2.Resource) -> ResourceInfo:
             hosts=list(spec.hosts),
             options=dict(spec.options),
             debug=spec.debug,
+            setup_timeout=spec.setup_timeout_ms / 1000,
         ),
         hub_state=_of(_HUB_STATES, wire.hub_state),
         hub_message=wire.hub_message,

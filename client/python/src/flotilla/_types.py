@@ -102,6 +102,7 @@ class ResourceSpec:
     hosts: Sequence[str] = ()  # nodes that the front end reaches by its own ssh; none = the front end itself
     options: Mapping[str, str] = field(default_factory=dict)
     debug: bool = False
+    setup_timeout: Seconds = 0  # for all lines of setup together; 0 = 10 minutes
 
 
 @dataclass
