@@ -390,6 +390,23 @@ def test_run_goes_on_when_the_daemon_is(own_cli, how):
     assert out.decode().split("\n") == [f"line {i}" for i in range(2, 401)] + [""]
 
 
+def test_run_is_bound_to_its_job_again_after_a_restart(own_cli):
+    import os
+
+    process = own_cli.start("run", "--", "sh", "-c", "echo ready; while [ ! -e go ]; do sleep 0.02; done; echo on; exec sleep 1000")
+    assert process.stdout.readline() == b"ready\n"
+    os.kill(own_cli.daemon_pid(), signal.SIGKILL)
+    (own_cli.work / "go").touch()
+    assert process.stdout.readline() == b"on\n"      # it is with the new daemon
+    job = next(job for job in own_cli.json("job", "list") if job["state"] == "running")
+    process.kill()
+    process.wait(WAIT_S)
+    own_cli.run("job", "wait", str(job["id"]), code=None)
+    ended = own_cli.json("job", "show", str(job["id"]))
+    ended = ended[0] if isinstance(ended, list) else ended
+    assert ended["state"] == "canceled" and "client went away" in ended["message"], ended
+
+
 def test_a_stopped_daemon_is_not_started_by_who_is_attached(own_cli):
     process = own_cli.start("run", "--", "sh", "-c", "echo ready; exec sleep 1000")
     assert process.stdout.readline() == b"ready\n"
