@@ -160,7 +160,7 @@ TEST_CASE("a hub that does not start is explained") {
 
 TEST_CASE("a place without room is named, and the next one is taken") {
   Home home;
-  Machine machine(home, "ForceCommand ulimit -f 128; eval \"$SSH_ORIGINAL_COMMAND\"\n");  // of 512 bytes: 64 KiB
+  Machine machine(home, "ForceCommand ulimit -f 4096; eval \"$SSH_ORIGINAL_COMMAND\"\n");  // of 512 bytes: 2 MiB
   Side side(home);
   auto config = side.config(machine);
   side.connect(config);
