@@ -15,7 +15,7 @@ struct Room {
   std::uint32_t capacity;
   std::uint32_t free;       // for who comes now
   std::uint32_t waiting;    // slots of those prefilled there
-  bool kept = false;        // for a job that is too wide for now, or that was asked back for it: nothing is sent there to wait
+  bool kept = false;        // for a job that needs more than is free, or for one that was asked back to run here: no other is sent there to wait
 };
 
 std::vector<Room> rooms(const State& state) {

@@ -9,7 +9,7 @@ from concurrent import futures
 
 import pytest
 
-grpc = pytest.importorskip("grpc")
+import grpc
 from google.protobuf import message_factory
 
 import flotilla
@@ -46,7 +46,7 @@ class PlayedDaemon:
         self._server.stop(0).wait()
 
     def _unknown(self, request, context):
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not played")
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the pretender has no such call")
 
     def GetInfo(self, request, context):
         return client_pb2.DaemonInfo(build="played", protocol=self.protocol, pid=1)

@@ -203,7 +203,7 @@ class Session:
         try:
             reply: client_pb2.WhyJobReply = self.stub.WhyJob(request, timeout=_waits.WHY_LIMIT)
             return reply
-        except (grpc.RpcError, ValueError):  # the daemon restarts, the job is over, or this session
+        except (grpc.RpcError, ValueError):  # the daemon restarts, the job is over, or this Daemon was closed
             return None
 
     def call(self, method: str, request: Any, timeout: Optional[float] = None, wait_for_ready: bool = False) -> Any:
@@ -378,7 +378,7 @@ class Session:
                         said = None  # a handler that fails refuses; there is nobody here who could take its exception
                     answers.put(client_pb2.PromptAnswer(id=wire.id, text=said or "", refused=said is None))
             except grpc.RpcError:
-                pass  # the daemon ended, or this session
+                pass  # the daemon ended, or this Daemon was closed
             finally:
                 answers.put(None)
                 with self._lock:
