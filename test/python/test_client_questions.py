@@ -7,9 +7,8 @@ import queue
 import threading
 from concurrent import futures
 
-import pytest
-
 import grpc
+import pytest
 from google.protobuf import message_factory
 
 import flotilla
