@@ -38,9 +38,10 @@ Result<fs::path> find_agent(const fs::path& configured) {
   }
   for (const auto& place : places)
     if (access(place.c_str(), X_OK) == 0) return fs::weakly_canonical(place);
-  return fail(Code::not_found, places.size() == 1 ? fmt::format("there is no program {}", places.front().string())
-                                          : fmt::format("there is no flotilla-agent beside {}, nor in ../libexec/flotilla from there",
-                                                        (places.front().parent_path() / "flotilla").string()),
+  return fail(Code::not_found,
+              places.size() == 1 ? fmt::format("there is no program {}", places.front().string())
+                                 : fmt::format("there is no flotilla-agent beside {}, nor in ../libexec/flotilla from there",
+                                               (places.front().parent_path() / "flotilla").string()),
               "set FLOTILLA_AGENT, or [daemon] agent in the configuration");
 }
 
@@ -76,8 +77,7 @@ int run(ReadyPipe& ready, bool foreground) {
   places.log_file = places.state / "logs" / "daemon.log";
   for (const auto& dir : {places.state, places.state / "logs", places.runtime})
     if (auto status = make_private_dir(dir); !status) return refuse(status.error());
-  if (auto status = init_log(places.log_file, foreground ? LogTo::file_and_stderr : LogTo::file); !status)
-    return refuse(status.error());
+  if (auto status = init_log(places.log_file, foreground ? LogTo::file_and_stderr : LogTo::file); !status) return refuse(status.error());
   auto config = load_config(places.config_file);
   if (!config) return refuse(config.error());
   set_log_debug(config->debug);

@@ -31,9 +31,9 @@ namespace flotilla::hub {
 namespace {
 
 namespace asio = boost::asio;
-using boost::system::error_code;
 using asio::ip::tcp;
 using asio::local::stream_protocol;
+using boost::system::error_code;
 using namespace std::chrono_literals;
 
 // Both halves of a channel's connection are on their way when the ticket comes; over a slow line that is seconds.
@@ -158,8 +158,8 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
   void try_join(const std::string& ticket) {
     const auto it = meetings_.find(ticket);
     if (it == meetings_.end()) return;
-    const auto found = std::find_if(connections_.begin(), connections_.end(),
-                                    [&](const ConnectionPtr& c) { return equal_secret(c->ticket, ticket); });
+    const auto found =
+        std::find_if(connections_.begin(), connections_.end(), [&](const ConnectionPtr& c) { return equal_secret(c->ticket, ticket); });
     if (found == connections_.end()) return;
     Meeting& meeting = it->second;
     if (meeting.beside.empty() && !meeting.secure) return;
@@ -170,10 +170,8 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
     forget(connection);
     const std::string header(connection->header.data(), connection->header.size());
     if (!ready.beside.empty()) {
-      if (auto passed = pass(ready.beside, header, fd.get()); !passed)
-        spdlog::warn("channel {}: {}", ready.channel, passed.error().text());
-      else
-        spdlog::debug("channel {}: its socket was passed to the pilot", ready.channel);
+      if (auto passed = pass(ready.beside, header, fd.get()); !passed) spdlog::warn("channel {}: {}", ready.channel, passed.error().text());
+      else spdlog::debug("channel {}: its socket was passed to the pilot", ready.channel);
       return;
     }
     start_worker([weak = weak_from_this(), fd = std::make_shared<unique_fd>(std::move(fd)),
@@ -309,8 +307,8 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
 
   asio::io_context& io_;
   tls::ContextPtr context_;
-  std::list<ConnectionPtr> connections_;       // whose channel is not known, or whose other half is not there
-  std::map<std::string, Meeting> meetings_;    // by ticket
+  std::list<ConnectionPtr> connections_;                             // whose channel is not known, or whose other half is not there
+  std::map<std::string, Meeting> meetings_;                          // by ticket
   std::map<std::string, std::shared_ptr<tcp::acceptor>> acceptors_;  // by address
   std::list<Worker> workers_;
   std::size_t handshakes_ = 0;
@@ -320,9 +318,7 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
 Channels::Channels(asio::io_context& io, tls::ContextPtr context) : impl_(std::make_shared<Impl>(io, std::move(context))) {}
 Channels::~Channels() { impl_->end(); }
 void Channels::add_connection(unique_fd fd) { impl_->add_connection(std::move(fd)); }
-void Channels::expect_beside(const v1::ExpectChannel& expect, const std::filesystem::path& socket) {
-  impl_->expect_beside(expect, socket);
-}
+void Channels::expect_beside(const v1::ExpectChannel& expect, const std::filesystem::path& socket) { impl_->expect_beside(expect, socket); }
 Result<std::string> Channels::expect_node(const v1::ExpectChannel& expect, PilotId pilot, const std::string& address) {
   return impl_->expect_node(expect, pilot, address);
 }

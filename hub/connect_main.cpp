@@ -29,10 +29,10 @@ namespace {
 using namespace std::chrono_literals;
 using hub::Places;
 
-constexpr auto start_limit = 30s;    // for the daemon to say what it wants; it does so at once
-constexpr auto answer_limit = 10s;   // of a hub that runs
-constexpr auto ready_limit = 20s;    // of a hub that is started, on a busy front end with a cold disk
-constexpr auto lock_limit = 25s;     // another connector starts the hub at this moment
+constexpr auto start_limit = 30s;   // for the daemon to say what it wants; it does so at once
+constexpr auto answer_limit = 10s;  // of a hub that runs
+constexpr auto ready_limit = 20s;   // of a hub that is started, on a busy front end with a cold disk
+constexpr auto lock_limit = 25s;    // another connector starts the hub at this moment
 
 constexpr const char* usage =
     "usage: flotilla-agent connect\n\n"
@@ -146,8 +146,7 @@ Result<Answer> find_or_start(const Places& places, const v1::HubStart& start) {
       if (answer->line != hub::replaced_line) return answer;
       // It ends when its socket does: the end of file is the sign.
       char byte;
-      while (read(answer->socket.get(), &byte, 1) > 0) {
-      }
+      while (read(answer->socket.get(), &byte, 1) > 0) {}
     } else {
       last = answer.error();
     }

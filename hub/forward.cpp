@@ -14,20 +14,21 @@
 namespace flotilla::hub {
 namespace {
 using namespace std::chrono_literals;
-constexpr int connect_timeout_s = 4;      // a dead front end must not hold up the login for long
-constexpr auto answer_limit = 12s;        // login and answer
+constexpr int connect_timeout_s = 4;  // a dead front end must not hold up the login for long
+constexpr auto answer_limit = 12s;    // login and answer
 }  // namespace
 
 std::vector<std::string> forward_argv(const std::string& host, const std::string& local_channels, const std::string& far_channels,
                                       const std::string& program) {
-  return {"ssh", "-T", "-x", "-a",
-          "-o", "BatchMode=yes",
-          "-o", "ConnectTimeout=" + std::to_string(connect_timeout_s),
-          "-o", "ServerAliveInterval=15",
-          "-o", "StreamLocalBindUnlink=yes",
-          "-o", "StreamLocalBindMask=0177",
-          "-L", local_channels + ":" + far_channels,
-          host, "exec '" + program + "' connect --only-running"};
+  return {"ssh", "-T",
+          "-x",  "-a",
+          "-o",  "BatchMode=yes",
+          "-o",  "ConnectTimeout=" + std::to_string(connect_timeout_s),
+          "-o",  "ServerAliveInterval=15",
+          "-o",  "StreamLocalBindUnlink=yes",
+          "-o",  "StreamLocalBindMask=0177",
+          "-L",  local_channels + ":" + far_channels,
+          host,  "exec '" + program + "' connect --only-running"};
 }
 
 void forward_to_other_host(const Places& places, const v1::HubStart& start) {

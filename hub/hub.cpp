@@ -60,9 +60,7 @@ constexpr auto save_delay = 20ms;          // changes that come together are wri
 constexpr auto last_words_limit = 1s;      // for the goodbye to go out
 constexpr auto sweep_delay = 1s;           // the pilot ends what it started when its guard is gone: it goes first
 
-Moment now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(BootClock::now().time_since_epoch()).count();
-}
+Moment now_ms() { return std::chrono::duration_cast<std::chrono::milliseconds>(BootClock::now().time_since_epoch()).count(); }
 
 std::string make_secret() { return random_hex(32); }
 
@@ -98,8 +96,7 @@ Result<std::string> address_towards(const std::string& host) {
     unique_fd fd(socket(to->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     sockaddr_storage own{};
     socklen_t size = sizeof own;
-    if (!fd || connect(fd.get(), to->ai_addr, to->ai_addrlen) != 0 ||
-        getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0)
+    if (!fd || connect(fd.get(), to->ai_addr, to->ai_addrlen) != 0 || getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0)
       continue;
     char text[NI_MAXHOST] = {};
     if (getnameinfo(reinterpret_cast<sockaddr*>(&own), size, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0) address = text;
@@ -137,14 +134,8 @@ bool is_pilot_process(std::uint32_t pid) {
 class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
  public:
   Impl(asio::io_context& io, const v1::HubStart& start, const Places& places)
-      : io_(io),
-        start_(start),
-        places_(places),
-        core_(identity(start, places), make_secret),
-        tick_(io, timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK)),
-        save_timer_(io),
-        signals_(io, SIGTERM, SIGINT),
-        files_(io) {}
+      : io_(io), start_(start), places_(places), core_(identity(start, places), make_secret),
+        tick_(io, timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK)), save_timer_(io), signals_(io, SIGTERM, SIGINT), files_(io) {}
 
   static Identity identity(const v1::HubStart& start, const Places& places) {
     Identity out;
@@ -467,21 +458,22 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     arrival->timer.async_wait([arrival](const error_code& error) {
       if (!error) arrival->socket.close();
     });
-    asio::async_read(arrival->socket, asio::buffer(arrival->head), [weak = weak_from_this(), arrival](const error_code& error, std::size_t) {
-      const auto self = weak.lock();
-      if (!self || error) return arrival->timer.cancel(), void();
-      const auto size = parse_hub_start_size({arrival->head.data(), arrival->head.size()});
-      if (!size) return self->refuse(arrival, size.error());
-      arrival->body.resize(*size);
-      asio::async_read(arrival->socket, asio::buffer(arrival->body), [weak, arrival](const error_code& failed, std::size_t) {
-        const auto again = weak.lock();
-        arrival->timer.cancel();
-        if (!again || failed) return;
-        auto start = parse_hub_start(arrival->body);
-        if (!start) return again->refuse(arrival, start.error());
-        again->on_start(arrival, std::move(*start));
-      });
-    });
+    asio::async_read(
+        arrival->socket, asio::buffer(arrival->head), [weak = weak_from_this(), arrival](const error_code& error, std::size_t) {
+          const auto self = weak.lock();
+          if (!self || error) return arrival->timer.cancel(), void();
+          const auto size = parse_hub_start_size({arrival->head.data(), arrival->head.size()});
+          if (!size) return self->refuse(arrival, size.error());
+          arrival->body.resize(*size);
+          asio::async_read(arrival->socket, asio::buffer(arrival->body), [weak, arrival](const error_code& failed, std::size_t) {
+            const auto again = weak.lock();
+            arrival->timer.cancel();
+            if (!again || failed) return;
+            auto start = parse_hub_start(arrival->body);
+            if (!start) return again->refuse(arrival, start.error());
+            again->on_start(arrival, std::move(*start));
+          });
+        });
   }
   void refuse(const std::shared_ptr<Arrival>& arrival, const Error& error) {
     spdlog::warn("a connector was refused: {}", error.text());
@@ -556,8 +548,8 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       if (!beside) {
         const auto pilot = tls::parse_pilot_uri(link->peer_uri());
         if (!pilot || !core_.serves(pilot->value)) {
-          spdlog::warn("a node's link was refused: {}", pilot ? "pilot " + std::to_string(pilot->value) + " is not one of this hub's"
-                                                              : pilot.error().message);
+          spdlog::warn("a node's link was refused: {}",
+                       pilot ? "pilot " + std::to_string(pilot->value) + " is not one of this hub's" : pilot.error().message);
           link->detach();
           link->abort();
           return;
@@ -608,9 +600,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     return tls_servers_.empty() ? "127.0.0.1" : tls_servers_.begin()->first;
   }
 
-  Result<link::TlsIdentity> tls_identity() const {
-    return tls::issue_server(authority(), start_.tls_ca(), start_.hub_id(), wall_ms());
-  }
+  Result<link::TlsIdentity> tls_identity() const { return tls::issue_server(authority(), start_.tls_ca(), start_.hub_id(), wall_ms()); }
   tls::Authority authority() const { return {start_.tls_chain(), start_.tls_key()}; }
 
   struct TlsServer {
@@ -720,7 +710,8 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       if (!self || error) return;
       const Node* known = self->core_.node(node);
       if (!known || known->stage != Stage::left || (known->guard_pid && is_pilot_process(known->guard_pid))) return;
-      if (const int killed = sweep(to_hex(self->start_.instance()), node)) spdlog::warn("{} processes of pilot {} had no guard left: killed", killed, format_peer(node));
+      if (const int killed = sweep(to_hex(self->start_.instance()), node))
+        spdlog::warn("{} processes of pilot {} had no guard left: killed", killed, format_peer(node));
     });
   }
 
@@ -733,8 +724,8 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
   Acceptor link_acceptor_, pilot_acceptor_, channel_acceptor_;
   std::optional<link::Server> beside_server_;
   std::map<std::string, std::unique_ptr<TlsServer>> tls_servers_;  // by address
-  std::vector<std::string> lost_listeners_;  // of the hub before us, could not be bound: kept for the next try
-  std::map<NodeId, std::string> dialled_;    // our address that a node's pilot dials
+  std::vector<std::string> lost_listeners_;                        // of the hub before us, could not be bound: kept for the next try
+  std::map<NodeId, std::string> dialled_;                          // our address that a node's pilot dials
   std::optional<Channels> channels_;
   std::optional<Starter> starter_;
   std::optional<LogReader> log_reader_;

@@ -54,8 +54,7 @@ void join_and_exit(int in, int out, int socket, WhenInputEnds when) {
     shutdown(socket, SHUT_WR);
     // Nothing more to read that would tell: POLLERR (pipe) or POLLHUP (socket) says that nobody wants the answer.
     pollfd wait{out, 0, 0};
-    while (poll(&wait, 1, -1) < 0 && errno == EINTR) {
-    }
+    while (poll(&wait, 1, -1) < 0 && errno == EINTR) {}
     _exit(0);
   }).detach();
   copy(socket, out);

@@ -35,7 +35,11 @@ Result<fs::path> choose_scratch(const std::string& wanted) {
   const std::string own = "flotilla-" + std::to_string(getuid());
   const fs::path tmp = "/tmp/" + own;
   const std::vector<fs::path> places = {home_dir() / ".cache" / "flotilla", tmp, "/dev/shm/" + own};
-  Error error{Code::failed_precondition, "there is no place for the hub's files on " + host_name(), "give the resource a scratch_dir", Retry::no, {}};
+  Error error{Code::failed_precondition,
+              "there is no place for the hub's files on " + host_name(),
+              "give the resource a scratch_dir",
+              Retry::no,
+              {}};
   for (const auto& place : places) {
     auto usable = try_scratch(place);
     if (usable) return place;

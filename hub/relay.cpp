@@ -33,9 +33,9 @@ std::string relay(unique_fd plain, tls::Stream secure, std::string first, int st
   Buffer up, down;  // plain -> secure, secure -> plain
   std::memcpy(up.bytes.get(), first.data(), first.size());
   up.end = first.size();
-  bool plain_ended = false, secure_ended = false;      // nothing more comes from there
+  bool plain_ended = false, secure_ended = false;        // nothing more comes from there
   bool secure_finished = false, plain_finished = false;  // nothing more goes there
-  std::string broken;  // the pilot's side; what it sent before is still passed on
+  std::string broken;                                    // the pilot's side; what it sent before is still passed on
   for (;;) {
     short secure_wants = 0;
     bool moved = false;

@@ -14,7 +14,7 @@ namespace flotilla::hub {
 enum class Session { new_group, new_session };
 
 struct Spawn {
-  std::string program;                     // a path, or a name that is looked up in PATH
+  std::string program;  // a path, or a name that is looked up in PATH
   std::vector<std::string> argv;
   std::map<std::string, std::string> env;  // added to our own
   int in = -1, out = -1, err = -1;         // -1 = /dev/null
@@ -35,7 +35,7 @@ Result<Pipe> make_pipe();
 Result<unique_fd> open_pidfd(int pid);
 
 struct ExitStatus {
-  int code = 0;    // -1 with a signal
+  int code = 0;  // -1 with a signal
   int signal = 0;
 };
 // The child must have ended (its pidfd is readable).

@@ -24,12 +24,12 @@ using asio::posix::stream_descriptor;
 using boost::system::error_code;
 using namespace std::chrono_literals;
 
-constexpr std::size_t starts_at_once = 32;     // ssh clients on a front end that others use too
+constexpr std::size_t starts_at_once = 32;  // ssh clients on a front end that others use too
 constexpr int ssh_connect_timeout_s = 5;
 // A pilot that cannot start is reported within 10 s (a host that is down: the first of these).
 constexpr auto login_limit = 8s;
-constexpr auto pilot_limit = 12s;              // the pilot itself gives up after 10 s
-constexpr auto store_limit = 120s;             // 14 MB to a node over a slow network
+constexpr auto pilot_limit = 12s;   // the pilot itself gives up after 10 s
+constexpr auto store_limit = 120s;  // 14 MB to a node over a slow network
 constexpr std::size_t output_limit = 64u << 10;
 constexpr std::size_t stderr_tail_bytes = 4096;
 
@@ -184,7 +184,8 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
     utsname own{};
     uname(&own);
     if (line.machine != own.machine)
-      return finish_failed(order_.host + " is a machine of another kind (" + line.machine + ") than " + host_name() + " (" + own.machine + ")", false);
+      return finish_failed(
+          order_.host + " is a machine of another kind (" + line.machine + ") than " + host_name() + " (" + own.machine + ")", false);
     if (!line.have) {
       need_ = true;  // the session ends by itself; then the agent is carried there
       return;
@@ -228,7 +229,8 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
     }
     if (step_ == Step::store) {
       if (status.code == 0 && out_text_.find("STORED ") != std::string::npos) return begin_login();
-      return finish_failed("the agent could not be brought to " + order_.host + ": " + tail_of(err_text_, stderr_tail_bytes), false, status);
+      return finish_failed("the agent could not be brought to " + order_.host + ": " + tail_of(err_text_, stderr_tail_bytes), false,
+                           status);
     }
     if (status.code == 0) {
       for (std::size_t at = 0; at < out_text_.size();) {
@@ -290,7 +292,7 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
   std::string out_text_, err_text_;
   std::size_t out_seen_ = 0;
   std::chrono::milliseconds setup_limit_{0};  // while the setup lines run
-  unsigned run_ = 0;  // counts processes: handlers of an earlier one do nothing
+  unsigned run_ = 0;                          // counts processes: handlers of an earlier one do nothing
   bool need_ = false, stored_ = false, over_ = false;
 };
 

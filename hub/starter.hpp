@@ -21,7 +21,7 @@ struct StarterServices {
   std::function<Result<std::string>(const StartOrder& order, const NodeLine& node)> make_start;
   std::function<void(NodeId, const StartResult&)> on_result;
   std::function<void(NodeId, const std::string& message)> on_progress;  // what the setup lines say
-  std::map<std::string, std::string> env;  // of every process started
+  std::map<std::string, std::string> env;                               // of every process started
 };
 
 class Starter {

@@ -33,7 +33,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto start_limit = 10s;         // PROTOCOL.md section 4; the pilot itself gives up a little sooner and says why
+constexpr auto start_limit = 10s;  // PROTOCOL.md section 4; the pilot itself gives up a little sooner and says why
 constexpr std::size_t input_limit = 4u << 20;
 
 bool write_all(int fd, std::string_view data) {
@@ -67,8 +67,7 @@ class LineReader {
     if (n < 0) return errno == EINTR || errno == EAGAIN;
     if (n == 0) return false;
     rest_.append(buffer, static_cast<std::size_t>(n));
-    for (std::size_t end; (end = rest_.find('\n')) != std::string::npos; rest_.erase(0, end + 1))
-      lines.push_back(rest_.substr(0, end));
+    for (std::size_t end; (end = rest_.find('\n')) != std::string::npos; rest_.erase(0, end + 1)) lines.push_back(rest_.substr(0, end));
     return true;
   }
 

@@ -15,7 +15,7 @@ int start_pilot();
 //   REGISTERED
 //   FAILED <reason, with newlines as \x1f>
 constexpr char line_break_stand_in = '\x1f';
-constexpr int config_fd = 3;   // in the pilot process: PilotStart, serialised
+constexpr int config_fd = 3;  // in the pilot process: PilotStart, serialised
 constexpr int report_fd = 4;
 
 }  // namespace flotilla::pilot

@@ -23,11 +23,11 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto default_kill_grace = 5s;           // as types.proto says
-constexpr auto default_worker_start_timeout = 60s; // MPI codes on a slow file system take tens of seconds to load
-constexpr auto ticket_wait = 60s;                 // a client that was told of its worker and does not take it is dead
-constexpr auto farewell = 200ms;                  // a worker that was told to stop ends by itself, with its own exit code
-constexpr auto kill_retry = 500ms;                // what was forked while SIGKILL went round
+constexpr auto default_kill_grace = 5s;             // as types.proto says
+constexpr auto default_worker_start_timeout = 60s;  // MPI codes on a slow file system take tens of seconds to load
+constexpr auto ticket_wait = 60s;                   // a client that was told of its worker and does not take it is dead
+constexpr auto farewell = 200ms;                    // a worker that was told to stop ends by itself, with its own exit code
+constexpr auto kill_retry = 500ms;                  // what was forked while SIGKILL went round
 
 Result<unique_fd> open_file(const fs::path& file) {
   unique_fd fd(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
@@ -50,7 +50,11 @@ std::string last_bytes(std::string text) {
   std::string clean;
   for (std::size_t i = 0; i < text.size();) {
     const auto byte = static_cast<unsigned char>(text[i]);
-    const std::size_t length = byte < 0x80 ? 1 : byte >= 0xC2 && byte < 0xE0 ? 2 : (byte & 0xF0) == 0xE0 ? 3 : byte >= 0xF0 && byte < 0xF5 ? 4 : 0;
+    const std::size_t length = byte < 0x80                   ? 1
+                               : byte >= 0xC2 && byte < 0xE0 ? 2
+                               : (byte & 0xF0) == 0xE0       ? 3
+                               : byte >= 0xF0 && byte < 0xF5 ? 4
+                                                             : 0;
     bool good = length > 0 && i + length <= text.size();
     for (std::size_t k = 1; good && k < length; ++k) good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
     if (good && length == 3) {
@@ -380,12 +384,13 @@ void Job::fail_start(const Error& error, v1::ExitKind kind) {
 void Job::follow_process(pid_t pid, Moment started) {
   pid_ = pid;
   step_ = Step::running;
-  services_.processes.add(id_, pid, started, {[weak = weak_from_this()](ProcessEnd end) {
-                                       if (auto self = weak.lock()) self->on_exit(end);
-                                     },
-                                     [weak = weak_from_this()] {
-                                       if (auto self = weak.lock()) self->on_gone();
-                                     }});
+  services_.processes.add(id_, pid, started,
+                          {[weak = weak_from_this()](ProcessEnd end) {
+                             if (auto self = weak.lock()) self->on_exit(end);
+                           },
+                           [weak = weak_from_this()] {
+                             if (auto self = weak.lock()) self->on_gone();
+                           }});
   if (linked_) {
     for (auto& pump : {out_, err_})
       if (pump) pump->on_link_up(0);
@@ -454,7 +459,7 @@ void Job::carry_out(const EndOrder& order) {
   order_ = order;
   if (step_ == Step::created) return;  // the table ends it
   if (step_ == Step::preparing) {
-    if (!missing_blobs_.empty()) {     // else start() sees the order
+    if (!missing_blobs_.empty()) {  // else start() sees the order
       missing_blobs_.clear();
       finish(describe_not_started(facts_, order));
     }

@@ -46,25 +46,25 @@ class JobFolder {
 struct JobServices {
   boost::asio::io_context& io;
   std::string host;
-  bool on_client_host = false;          // the client's folders are here
-  bool keep_folders = false;            // of all jobs (debug)
+  bool on_client_host = false;  // the client's folders are here
+  bool keep_folders = false;    // of all jobs (debug)
   std::filesystem::path home, jobs_dir, spool_dir;
   std::string hand_over_socket;
-  Environment environment;              // cleaned, with the setup's and the resource's variables and the pilot's FLOTILLA_*
+  Environment environment;  // cleaned, with the setup's and the resource's variables and the pilot's FLOTILLA_*
   Processes& processes;
   BlobStore& blobs;
   HandOver& hand_over;
   RemoteChannels& channels;
-  std::function<void(v1::Frame)> send;  // dropped while there is no link
-  std::function<void(std::function<void()>)> in_background;        // what blocks; one after the other
-  std::function<void(std::filesystem::path)> remove_folder;        // in the background
-  std::function<void()> outlive_pilot;                             // a folder was made that stays when the pilot is gone
+  std::function<void(v1::Frame)> send;                       // dropped while there is no link
+  std::function<void(std::function<void()>)> in_background;  // what blocks; one after the other
+  std::function<void(std::filesystem::path)> remove_folder;  // in the background
+  std::function<void()> outlive_pilot;                       // a folder was made that stays when the pilot is gone
   std::function<void(Attempt, const std::string& sha256)> need_blob;
   std::function<const class Job*(Attempt)> find;
   // The table follows: started, exited, ended. After on_ended the pilot reports the end.
   std::function<void(Attempt)> on_started, on_exited;
   std::function<void(Attempt, Ending)> on_ended;
-  std::function<void(Attempt, EndOrder)> end_attempt;              // as if it had been canceled, for the job's own reasons
+  std::function<void(Attempt, EndOrder)> end_attempt;  // as if it had been canceled, for the job's own reasons
 };
 
 class Job : public std::enable_shared_from_this<Job> {
@@ -135,8 +135,8 @@ class Job : public std::enable_shared_from_this<Job> {
   ProcessEnd end_;
   std::shared_ptr<OutputPump> out_, err_;
   std::shared_ptr<InputPump> in_;
-  unique_fd terminal_;                       // the master's end
-  std::filesystem::path stderr_path_;        // where stderr went to a file
+  unique_fd terminal_;                 // the master's end
+  std::filesystem::path stderr_path_;  // where stderr went to a file
   std::unique_ptr<WorkerGate> gate_;
   bool connected_ = false, linked_ = false, client_gone_ = false;
   Timer limit_, kill_;

@@ -12,8 +12,7 @@ namespace {
 constexpr std::size_t read_bytes = 64u << 10;  // what a pipe holds
 }
 
-OutputPump::OutputPump(boost::asio::io_context& io, std::uint32_t stream, std::string folder,
-                       std::function<void(v1::OutputData)> send)
+OutputPump::OutputPump(boost::asio::io_context& io, std::uint32_t stream, std::string folder, std::function<void(v1::OutputData)> send)
     : io_(io), stream_(stream), send_(std::move(send)), source_(io), spool_(std::move(folder)) {}
 
 void OutputPump::open(unique_fd fd) {
@@ -31,19 +30,18 @@ void OutputPump::stop() {
 void OutputPump::wait() {
   if (waiting_ || !source_.is_open() || !flow_.may_read() || !unkept_.empty()) return;
   waiting_ = true;
-  source_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                     [weak = weak_from_this()](const boost::system::error_code& error) {
-                       auto self = weak.lock();
-                       if (!self) return;
-                       self->waiting_ = false;
-                       if (error || !self->source_.is_open()) return;
-                       if (self->read_once() == Got::end) {
-                         self->source_.close();
-                         self->flow_.on_eof();
-                       }
-                       self->pump();
-                       self->wait();
-                     });
+  source_.async_wait(boost::asio::posix::stream_descriptor::wait_read, [weak = weak_from_this()](const boost::system::error_code& error) {
+    auto self = weak.lock();
+    if (!self) return;
+    self->waiting_ = false;
+    if (error || !self->source_.is_open()) return;
+    if (self->read_once() == Got::end) {
+      self->source_.close();
+      self->flow_.on_eof();
+    }
+    self->pump();
+    self->wait();
+  });
 }
 
 OutputPump::Got OutputPump::read_once() {

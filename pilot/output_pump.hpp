@@ -21,7 +21,7 @@ class OutputPump : public std::enable_shared_from_this<OutputPump> {
   // `send` is given a frame without the attempt's id. `folder`: where a spool file goes.
   OutputPump(boost::asio::io_context& io, std::uint32_t stream, std::string folder, std::function<void(v1::OutputData)> send);
 
-  void open(unique_fd fd);                // the reading end; made non-blocking here
+  void open(unique_fd fd);  // the reading end; made non-blocking here
   // Reads what is there without waiting, then closes: nobody who matters writes any more.
   void finish();
   void on_window(std::uint64_t offset, std::uint64_t credit);
@@ -46,7 +46,7 @@ class OutputPump : public std::enable_shared_from_this<OutputPump> {
   bool waiting_ = false;
   Spool spool_;
   OutputFlow flow_;
-  std::string unkept_;   // what the spool had no room for; nothing more is read until it has
+  std::string unkept_;  // what the spool had no room for; nothing more is read until it has
   std::string tail_;
 };
 

@@ -50,12 +50,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto register_limit = 9s;        // the starter waits 10 s, and should hear the reason
+constexpr auto register_limit = 9s;          // the starter waits 10 s, and should hear the reason
 constexpr auto default_setup_limit = 10min;  // module loads and environments on a slow file system
-constexpr auto status_interval = 1s;       // load and counters, only while something runs
-constexpr auto default_grace = 5s;         // between TERM and KILL at the pilot's end
-constexpr auto farewell_wait = 2s;         // for the daemon to take the last ends and output
-constexpr auto ending_limit = 10s;         // beyond the grace; then the guard does the rest
+constexpr auto status_interval = 1s;         // load and counters, only while something runs
+constexpr auto default_grace = 5s;           // between TERM and KILL at the pilot's end
+constexpr auto farewell_wait = 2s;           // for the daemon to take the last ends and output
+constexpr auto ending_limit = 10s;           // beyond the grace; then the guard does the rest
 constexpr std::uint64_t blob_cache_bytes = 8ull << 30;
 constexpr std::uint64_t log_tail_bytes = 64u << 10;
 
@@ -121,8 +121,8 @@ class Pilot {
  public:
   Pilot(v1::PilotStart start, int guard_pid)
       : start_(std::move(start)), guard_pid_(guard_pid), name_(std::to_string(start_.pilot()) + "." + std::to_string(start_.node())),
-        incarnation_(random_bytes(8)), io_(1), table_(0), lifetime_(lifetime_of(start_.settings()), now()),
-        guard_(io_), signals_(io_), redial_timer_(io_), lifetime_timer_(io_), status_timer_(io_), register_timer_(io_), ending_timer_(io_) {}
+        incarnation_(random_bytes(8)), io_(1), table_(0), lifetime_(lifetime_of(start_.settings()), now()), guard_(io_), signals_(io_),
+        redial_timer_(io_), lifetime_timer_(io_), status_timer_(io_), register_timer_(io_), ending_timer_(io_) {}
 
   int run();
 
@@ -262,10 +262,9 @@ Status Pilot::prepare() {
     const auto limit = start_.setup_timeout_ms() > 0 ? std::chrono::milliseconds(start_.setup_timeout_ms()) : default_setup_limit;
     // The starter waits for as long, and shows the lines.
     report_.line("SETUP " + std::to_string(limit.count()) + " setting up");
-    auto after = run_setup({start_.setup().begin(), start_.setup().end()}, environment, home_dir().string(), host_, limit,
-                           [this, limit](const std::string& line) {
-                             report_.line("SETUP " + std::to_string(limit.count()) + " setting up: " + line);
-                           });
+    auto after = run_setup(
+        {start_.setup().begin(), start_.setup().end()}, environment, home_dir().string(), host_, limit,
+        [this, limit](const std::string& line) { report_.line("SETUP " + std::to_string(limit.count()) + " setting up: " + line); });
     report_.line("SETUP 0");
     if (!after) return fail(after.error());
     environment = std::move(*after);
@@ -277,16 +276,36 @@ Status Pilot::prepare() {
   blobs_ = std::make_unique<BlobStore>(scratch_ / "blobs");
   hand_over_ = std::make_unique<HandOver>(io_);
   if (auto listening = hand_over_->listen(runtime_dir_ / "take.sock"); !listening) return listening;
-  channels_ = std::make_unique<RemoteChannels>(
-      io_, RemoteChannels::Upper{[this](v1::Frame frame) { send(std::move(frame)); },
-                                 [this] { return link_ ? link_->queued_bytes() : std::size_t{0}; },
-                                 {start_.tls_ca(), start_.tls_chain(), start_.tls_key()}, start_.tls_server_name()});
+  channels_ = std::make_unique<RemoteChannels>(io_, RemoteChannels::Upper{[this](v1::Frame frame) { send(std::move(frame)); },
+                                                                          [this] { return link_ ? link_->queued_bytes() : std::size_t{0}; },
+                                                                          {start_.tls_ca(), start_.tls_chain(), start_.tls_key()},
+                                                                          start_.tls_server_name()});
   if (auto listening = channels_->listen(runtime_dir_ / "channel.sock"); !listening) return listening;
   processes_ = std::make_unique<Processes>(io_);  // what the setup lines left running is there already: it is the pilot's
 
-  services_.reset(new JobServices{io_, host_, !start_.upper_socket().empty() && !start_.beside_hub(), start_.settings().debug(), home_dir(), pilot_dir_ / "jobs",
-                                  pilot_dir_ / "spool", (runtime_dir_ / "take.sock").string(), std::move(environment), *processes_,
-                                  *blobs_, *hand_over_, *channels_, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}});
+  services_.reset(new JobServices{io_,
+                                  host_,
+                                  !start_.upper_socket().empty() && !start_.beside_hub(),
+                                  start_.settings().debug(),
+                                  home_dir(),
+                                  pilot_dir_ / "jobs",
+                                  pilot_dir_ / "spool",
+                                  (runtime_dir_ / "take.sock").string(),
+                                  std::move(environment),
+                                  *processes_,
+                                  *blobs_,
+                                  *hand_over_,
+                                  *channels_,
+                                  {},
+                                  {},
+                                  {},
+                                  {},
+                                  {},
+                                  {},
+                                  {},
+                                  {},
+                                  {},
+                                  {}});
   make_services();
   boost::asio::post(background_, [dir = scratch_ / "blobs"] { BlobStore(dir).shrink_to(blob_cache_bytes); });
   boost::asio::post(background_, [dir = scratch_ / "pilots", here = owner_] {
@@ -417,8 +436,8 @@ void Pilot::dial() {
     }
     link_ = link::connect_fd(io_, std::move(fd), std::move(handlers), link::keepalive_cluster);
   } else {
-    link_ = link::connect_tls(io_, start_.tls_address(), start_.tls_server_name(),
-                              {start_.tls_ca(), start_.tls_chain(), start_.tls_key()}, std::move(handlers), link::keepalive_cluster);
+    link_ = link::connect_tls(io_, start_.tls_address(), start_.tls_server_name(), {start_.tls_ca(), start_.tls_chain(), start_.tls_key()},
+                              std::move(handlers), link::keepalive_cluster);
   }
   v1::Frame frame;
   *frame.mutable_hello() = make_hello();
@@ -929,8 +948,8 @@ void Pilot::read_log(const v1::ReadLog& request) {
   if (!fd || fstat(fd.get(), &info) != 0) {
     data.set_error(errno_error(Code::not_found, "read " + log_file_.string()).message);
   } else {
-    const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(request.tail_bytes() ? request.tail_bytes() : log_tail_bytes,
-                                                                         static_cast<std::uint64_t>(info.st_size)));
+    const auto count = static_cast<std::size_t>(
+        std::min<std::uint64_t>(request.tail_bytes() ? request.tail_bytes() : log_tail_bytes, static_cast<std::uint64_t>(info.st_size)));
     std::string text(count, '\0');
     const ssize_t n = pread(fd.get(), text.data(), count, info.st_size - static_cast<off_t>(count));
     text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);

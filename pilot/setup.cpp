@@ -20,7 +20,7 @@
 namespace flotilla::pilot {
 namespace {
 
-constexpr std::size_t messages_limit = 16u << 10;   // of what the lines print
+constexpr std::size_t messages_limit = 16u << 10;  // of what the lines print
 constexpr std::size_t environment_limit = 4u << 20;
 constexpr auto shown_interval = std::chrono::milliseconds(250);  // between two lines that are shown to the user
 constexpr std::size_t line_limit = 200;
@@ -47,8 +47,7 @@ std::string build_setup_script(const std::vector<std::string>& lines, const std:
 }
 
 Result<Environment> run_setup(const std::vector<std::string>& lines, const Environment& environment, const std::string& folder,
-                              const std::string& host, std::chrono::milliseconds limit,
-                              const std::function<void(std::string)>& on_line) {
+                              const std::string& host, std::chrono::milliseconds limit, const std::function<void(std::string)>& on_line) {
   int out[2], messages[2];
   if (pipe2(out, O_CLOEXEC) != 0) return fail(errno_error(Code::resource_exhausted, "make a pipe for the setup lines"));
   unique_fd out_read(out[0]), out_write(out[1]);
@@ -155,8 +154,9 @@ Result<Environment> run_setup(const std::vector<std::string>& lines, const Envir
     entries.push_back(captured.substr(at, end - at));
     at = end + 1;
   }
-  if (entries.empty()) return fail(Code::failed_precondition, "the setup lines on " + host + " ended the shell before their end" +
-                                                                  (said.empty() ? "" : "\n" + said));
+  if (entries.empty())
+    return fail(Code::failed_precondition,
+                "the setup lines on " + host + " ended the shell before their end" + (said.empty() ? "" : "\n" + said));
   std::erase_if(entries, [](const std::string& entry) {
     return entry.starts_with("flotilla_code=") || entry.starts_with("_=") || entry.starts_with("SHLVL=") || entry.starts_with("OLDPWD=");
   });

@@ -1,6 +1,6 @@
 """The rules of the source tree that no compiler checks. Called by scripts/check.
 
-check.py [--junit FILE] [--all]
+check.py [--junit FILE]
 """
 import pathlib
 import re
@@ -142,28 +142,18 @@ def shell_is_sound(files):
     return faults
 
 
-def layout(files, everything):
-    """clang-format of C++ that differs from what was last released (or of all)."""
-    if not (root / ".clang-format").is_file():
-        return None, "there is no .clang-format"
+def layout(files):
+    """clang-format of all C++ sources."""
     if subprocess.run(["sh", "-c", "command -v clang-format"], capture_output=True).returncode:
         return None, "clang-format is not installed"
-    if everything:
-        chosen = [f for f in files if f.suffix in sources]
-    else:
-        base = subprocess.run(["git", "-C", root, "rev-parse", "-q", "--verify", "HEAD~1"], capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run(["git", "-C", root, "diff", "--name-only", base or "HEAD"], capture_output=True, text=True).stdout.split()
-        chosen = [f for f in files if f.suffix in sources and str(f) in changed]
-    if not chosen:
-        return [], None
-    done = subprocess.run(["clang-format", "--dry-run", "--Werror", *map(str, chosen)], cwd=root, capture_output=True, text=True)
+    chosen = [str(f) for f in files if f.suffix in sources]
+    done = subprocess.run(["clang-format", "--dry-run", "--Werror", *chosen], cwd=root, capture_output=True, text=True)
     return sorted({line.split(": error")[0] + " is not laid out as .clang-format says; run clang-format -i"
                    for line in done.stderr.split("\n") if ": error" in line}), None
 
 
 def main():
     arguments = sys.argv[1:]
-    everything = "--all" in arguments
     report = arguments[arguments.index("--junit") + 1] if "--junit" in arguments else None
     files = tracked()
     results = {f"{core} is pure": (core_is_pure(files, core), None) for core in cores}
@@ -176,7 +166,7 @@ def main():
     results["links resolve"] = (links_resolve(files), None)
     results["docs are listed"] = (docs_are_listed(files), None)
     results["shell scripts parse"] = (shell_is_sound(files), None)
-    results["layout of changed sources"] = layout(files, everything)
+    results["sources are laid out"] = layout(files)
     failed = 0
     cases = []
     for name, (faults, skipped) in results.items():

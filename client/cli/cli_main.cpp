@@ -62,7 +62,7 @@ void split_words(Context& context, const CLI::App* root, std::vector<std::string
   const CLI::App* app = arguments.empty() ? nullptr : subcommand_of(root, arguments[0]);
   const auto takes = context.takes_words.find(app);
   if (!app || takes == context.takes_words.end()) return;
-  std::size_t own = takes->second ? 1 : 0;   // words of the command's own
+  std::size_t own = takes->second ? 1 : 0;  // words of the command's own
   std::size_t i = 1;
   for (; i < arguments.size(); ++i) {
     const std::string& word = arguments[i];
@@ -78,7 +78,7 @@ void split_words(Context& context, const CLI::App* root, std::vector<std::string
     }
     const auto takes_value = [&](const std::string& name) {
       const CLI::Option* option = app->get_option_no_throw(name);
-      if (option && takes->second && name == "--on") own = 0;   // instead of the word that comes before
+      if (option && takes->second && name == "--on") own = 0;  // instead of the word that comes before
       return option && option->get_items_expected_max() > 0;
     };
     if (word[1] == '-') {
@@ -86,7 +86,7 @@ void split_words(Context& context, const CLI::App* root, std::vector<std::string
       if (takes_value(word.substr(0, at)) && at == std::string::npos) ++i;
       continue;
     }
-    for (std::size_t k = 1; k < word.size(); ++k)   // -tn, -eNAME=VALUE, -e NAME=VALUE
+    for (std::size_t k = 1; k < word.size(); ++k)  // -tn, -eNAME=VALUE, -e NAME=VALUE
       if (takes_value(std::string("-") + word[k])) {
         if (k + 1 == word.size()) ++i;
         break;
@@ -155,7 +155,7 @@ int run_command(int argc, char** argv) {
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
   split_words(context, &root, arguments);
-  std::reverse(arguments.begin(), arguments.end());   // as CLI11 wants them
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     root.parse(arguments);
   } catch (const CLI::CallForHelp&) {
@@ -168,7 +168,7 @@ int run_command(int argc, char** argv) {
     print_line(std::string("flotilla ") + build_version());
     return exit_code::ok;
   }
-  if (!context.action) {   // a group of commands alone
+  if (!context.action) {  // a group of commands alone
     write_all(STDERR_FILENO, help_text(context, deepest(&root)));
     return exit_code::usage;
   }
@@ -191,7 +191,7 @@ int cli_main(int argc, char** argv) {
   for (int fd = open("/dev/null", O_RDWR); fd >= 0 && fd <= 2; fd = open("/dev/null", O_RDWR)) {
     if (fd == 2) break;
   }
-  signal(SIGPIPE, SIG_IGN);   // told by EPIPE
+  signal(SIGPIPE, SIG_IGN);  // told by EPIPE
   try {
     return run_command(argc, argv);
   } catch (const std::exception& problem) {

@@ -25,20 +25,20 @@ enum class Complete { nothing, file, resource, pilot, job, label, topic, log, ch
 using Action = std::function<Result<int>()>;
 
 struct Page {
-  const char* summary;                   // one line, no full stop
-  const char* text;                      // paragraphs
-  std::vector<std::pair<const char*, const char*>> examples;   // what it does, command line
+  const char* summary;                                        // one line, no full stop
+  const char* text;                                           // paragraphs
+  std::vector<std::pair<const char*, const char*>> examples;  // what it does, command line
 };
 
 // Everything that the commands share while one is parsed and run.
 struct Context {
   Look out = look_of(1);
   bool json = false;
-  std::vector<std::string> words;        // the user's command: after "--", or from the first word that is no option
-  Action action;                         // of the chosen command
-  bool job_result = false;               // the exit code is the job's: failures of our own are 125
+  std::vector<std::string> words;  // the user's command: after "--", or from the first word that is no option
+  Action action;                   // of the chosen command
+  bool job_result = false;         // the exit code is the job's: failures of our own are 125
   std::map<const CLI::App*, Page> pages;
-  std::map<const CLI::App*, bool> takes_words;            // value: one word of its own comes before
+  std::map<const CLI::App*, bool> takes_words;  // value: one word of its own comes before
   std::map<const CLI::Option*, Complete> completions;
 
   CLI::App* add(CLI::App* parent, const std::string& name, Page page, Action action = {});
@@ -61,7 +61,7 @@ std::int64_t now_ms();
 CLI::Option* add_duration(CLI::App* app, const std::string& names, std::int64_t& ms, const std::string& help);
 CLI::Option* add_size(CLI::App* app, const std::string& names, std::uint64_t& bytes, const std::string& help);
 CLI::Option* add_count(CLI::App* app, const std::string& names, std::function<void(std::uint32_t)> set,
-                       const std::string& help);   // at least 1
+                       const std::string& help);  // at least 1
 CLI::Option* add_assignments(CLI::App* app, const std::string& names, google::protobuf::Map<std::string, std::string>& map,
                              const std::string& help, bool environment);
 CLI::Option* add_ids(CLI::App* app, const std::string& name, std::vector<std::uint64_t>& ids, const std::string& help);
@@ -81,7 +81,7 @@ Result<JobDescription> make_job(const JobOptions& options, const std::vector<std
 void add_daemon_commands(Context& context, CLI::App* root);
 void add_resource_commands(Context& context, CLI::App* root);
 void add_pilot_commands(Context& context, CLI::App* root);
-void add_run_commands(Context& context, CLI::App* root);    // run, submit, attach, exec, shell
+void add_run_commands(Context& context, CLI::App* root);  // run, submit, attach, exec, shell
 void add_job_commands(Context& context, CLI::App* root);
 void add_other_commands(Context& context, CLI::App* root);  // logs, web, completion, version, help
 
@@ -92,7 +92,7 @@ Error error_of_wire(const v1::Error& wire);
 
 // Help and completion.
 std::string help_text(const Context& context, const CLI::App* app);
-std::string topic_text(const std::string& topic);   // "" = no such topic
+std::string topic_text(const std::string& topic);  // "" = no such topic
 std::vector<std::pair<std::string, std::string>> topics();
 std::string completion_script(const std::string& shell);
 std::string complete_line(const Context& context, const CLI::App* root, const std::vector<std::string>& words);

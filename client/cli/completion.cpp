@@ -7,10 +7,10 @@
 namespace flotilla::cli {
 namespace {
 
-constexpr DaemonClient::Limit answer_limit{500};   // a key was pressed; who cannot answer by then offers nothing
+constexpr DaemonClient::Limit answer_limit{500};  // a key was pressed; who cannot answer by then offers nothing
 constexpr std::uint32_t offered_jobs = 200;
 
-using Candidates = std::vector<std::pair<std::string, std::string>>;   // word, explanation
+using Candidates = std::vector<std::pair<std::string, std::string>>;  // word, explanation
 
 // Only of a daemon that runs: pressing a key starts nothing.
 Candidates from_daemon(Complete what) {
@@ -76,7 +76,7 @@ Candidates values_of(const Context& context, const CLI::Option* option) {
 std::string complete_line(const Context& context, const CLI::App* root, const std::vector<std::string>& words) {
   const std::string current = words.empty() ? "" : words.back();
   const CLI::App* app = root;
-  const CLI::Option* value_of = nullptr;   // the option that the next word belongs to
+  const CLI::Option* value_of = nullptr;  // the option that the next word belongs to
   std::size_t positionals = 0;
   bool users_command = false;
   for (std::size_t i = 0; i + 1 < words.size() && !users_command; ++i) {
@@ -97,7 +97,7 @@ std::string complete_line(const Context& context, const CLI::App* root, const st
     }
   }
   Candidates candidates;
-  std::string before;   // of the word, that stays: "--on="
+  std::string before;  // of the word, that stays: "--on="
   if (users_command) {
     candidates = {{"", ":file"}};
   } else if (value_of) {

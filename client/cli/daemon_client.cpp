@@ -18,30 +18,31 @@ const char restart_hint[] = "run 'flotilla daemon restart' (jobs and pilots go o
 // The daemon's word, when it said one; else what the connection's end means.
 Error error_of(const grpc::Status& status) {
   v1::Error wire;
-  if (!status.error_details().empty() && wire.ParseFromString(status.error_details()) && !wire.message().empty())
-    return from_wire(wire);
+  if (!status.error_details().empty() && wire.ParseFromString(status.error_details()) && !wire.message().empty()) return from_wire(wire);
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
-      return Error{Code::unavailable, "the connection to the daemon ended (" + status.error_message() + ")",
-                   "see 'flotilla logs daemon', then try again", Retry::yes, {}};
+      return Error{Code::unavailable,
+                   "the connection to the daemon ended (" + status.error_message() + ")",
+                   "see 'flotilla logs daemon', then try again",
+                   Retry::yes,
+                   {}};
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       return Error{Code::timeout, "the daemon did not answer in time", "see 'flotilla logs daemon'", Retry::yes, {}};
     case grpc::StatusCode::UNIMPLEMENTED:
-      return Error{Code::version_mismatch, "the running daemon does not know this call: " + status.error_message(),
-                   restart_hint, Retry::no, {}};
-    case grpc::StatusCode::CANCELLED:
-      return Error{Code::canceled, "canceled", "", Retry::no, {}};
+      return Error{
+          Code::version_mismatch, "the running daemon does not know this call: " + status.error_message(), restart_hint, Retry::no, {}};
+    case grpc::StatusCode::CANCELLED: return Error{Code::canceled, "canceled", "", Retry::no, {}};
     default:
       return Error{Code::internal,
                    "the daemon answered with an error without an explanation: " + status.error_message() + " (gRPC code " +
                        std::to_string(status.error_code()) + ")",
-                   "see 'flotilla logs daemon'", Retry::no, {}};
+                   "see 'flotilla logs daemon'",
+                   Retry::no,
+                   {}};
   }
 }
 
-bool lost(const grpc::Status& status) {
-  return status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty();
-}
+bool lost(const grpc::Status& status) { return status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty(); }
 
 template <class Out, class In>
 class Stream final : public DaemonStream<Out, In> {
@@ -61,7 +62,7 @@ class Stream final : public DaemonStream<Out, In> {
   void cancel() override { context_.TryCancel(); }
 
  private:
-  grpc::ClientContext context_;   // before the call that uses it
+  grpc::ClientContext context_;  // before the call that uses it
   Call call_;
   bool lost_ = false;
 };
@@ -70,7 +71,7 @@ class Client final : public DaemonClient {
  public:
   Client(int fd, int pid) : pid_(pid) {
     grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(-1);   // a listing may be long
+    arguments.SetMaxReceiveMessageSize(-1);  // a listing may be long
     arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
     channel_ = grpc::CreateCustomInsecureChannelFromFd("daemon", fd, arguments);
     stub_ = v1::ClientService::NewStub(channel_);
@@ -148,8 +149,7 @@ class Client final : public DaemonClient {
         [this](grpc::ClientContext* context) { return stub_->Attach(context); });
   }
   std::unique_ptr<PromptStream> prompts() override {
-    return std::make_unique<Stream<v1::PromptAnswer, v1::Prompt>>(
-        [this](grpc::ClientContext* context) { return stub_->Prompts(context); });
+    return std::make_unique<Stream<v1::PromptAnswer, v1::Prompt>>([this](grpc::ClientContext* context) { return stub_->Prompts(context); });
   }
   Status read_logs(const v1::ReadLogsRequest& request, const Sink<v1::LogChunk>& sink) override {
     return stream<v1::LogChunk>(&v1::ClientService::Stub::ReadLogs, request, sink);
@@ -159,8 +159,7 @@ class Client final : public DaemonClient {
   template <class Reply, class Request>
   using Unary = grpc::Status (v1::ClientService::Stub::*)(grpc::ClientContext*, const Request&, Reply*);
   template <class Reply, class Request>
-  using Streaming = std::unique_ptr<grpc::ClientReader<Reply>> (v1::ClientService::Stub::*)(grpc::ClientContext*,
-                                                                                         const Request&);
+  using Streaming = std::unique_ptr<grpc::ClientReader<Reply>> (v1::ClientService::Stub::*)(grpc::ClientContext*, const Request&);
 
   template <class Reply, class Request>
   Result<Reply> call(Unary<Reply, Request> method, const Request& request, Limit limit = {}) {
@@ -180,8 +179,7 @@ class Client final : public DaemonClient {
     while (reader->Read(&message)) {
       if (sink(message)) continue;
       context.TryCancel();
-      while (reader->Read(&message)) {
-      }
+      while (reader->Read(&message)) {}
       reader->Finish();
       return {};
     }
@@ -197,7 +195,8 @@ class Client final : public DaemonClient {
 
 // The same file on disk is the same build; only for another one is the daemon asked.
 bool same_program(int pid) {
-  struct stat ours {}, theirs {};
+  struct stat ours {
+  }, theirs{};
   return stat("/proc/self/exe", &ours) == 0 && stat(("/proc/" + std::to_string(pid) + "/exe").c_str(), &theirs) == 0 &&
          ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }
@@ -220,10 +219,10 @@ Result<std::unique_ptr<DaemonClient>> DaemonClient::connect(StartDaemon start, A
     const auto info = client->get_info(answer_limit);
     if (!info) return fail(info.error());
     if (info->build() != build_version())
-      return fail(Code::version_mismatch,
-                  "the running daemon (process " + std::to_string(pid) + ") is build " + info->build() + ", this program is " +
-                      build_version(),
-                  restart_hint);
+      return fail(
+          Code::version_mismatch,
+          "the running daemon (process " + std::to_string(pid) + ") is build " + info->build() + ", this program is " + build_version(),
+          restart_hint);
   }
   return client;
 }

@@ -17,8 +17,8 @@ template <class Out, class In>
 class DaemonStream {
  public:
   virtual ~DaemonStream() = default;
-  virtual bool write(const Out& message) = 0;   // false = the stream has ended
-  virtual bool read(In& message) = 0;           // false = the stream has ended; finish() says why
+  virtual bool write(const Out& message) = 0;  // false = the stream has ended
+  virtual bool read(In& message) = 0;          // false = the stream has ended; finish() says why
   virtual Status finish() = 0;
   // True when the end came from the connection (daemon gone), not from the daemon's word. After finish().
   virtual bool connection_lost() const = 0;
@@ -28,7 +28,7 @@ using AttachStream = DaemonStream<v1::AttachInput, v1::AttachOutput>;
 using PromptStream = DaemonStream<v1::PromptAnswer, v1::Prompt>;
 
 enum class StartDaemon { no, yes };
-enum class AnyBuild { no, yes };   // yes = also a daemon of another build will do
+enum class AnyBuild { no, yes };  // yes = also a daemon of another build will do
 
 class DaemonClient {
  public:
@@ -42,7 +42,7 @@ class DaemonClient {
   // `limit` 0 = wait for ever.
   using Limit = std::chrono::milliseconds;
   template <class Message>
-  using Sink = std::function<bool(const Message&)>;   // false = no more is wanted
+  using Sink = std::function<bool(const Message&)>;  // false = no more is wanted
 
   virtual Result<v1::DaemonInfo> get_info(Limit limit) = 0;
   virtual Status shutdown(const v1::ShutdownRequest&, const Sink<v1::Progress>&) = 0;

@@ -35,8 +35,8 @@ Result<int> show_status(const Context& context) {
   const auto row = [&](const char* name, const std::string& value) {
     print_line(paint(pad(name, 10), colour::bold, context.out) + printable(value));
   };
-  row("daemon", "running, process " + std::to_string(info->pid()) + " on " + info->host() + ", started " +
-                    format_age(info->started_ms(), now));
+  row("daemon",
+      "running, process " + std::to_string(info->pid()) + " on " + info->host() + ", started " + format_age(info->started_ms(), now));
   row("build", info->build() + (info->build() == build_version()
                                     ? ""
                                     : " (this program is " + std::string(build_version()) + "; run 'flotilla daemon restart')"));
@@ -60,13 +60,12 @@ Result<bool> stop(bool all, bool kill_it) {
   }
   const int pid = socket->pid;
   bool done = false;
-  Status said;   // what could not be ended
+  Status said;  // what could not be ended
   socket->fd.reset();
   // Programs that are attached to jobs shall not start it again.
   if (auto marked = write_file(stopped_marker(), "stopped by 'flotilla daemon stop'\n"); !marked) return fail(marked.error());
   if (kill_it) {
-    if (kill(pid, SIGKILL) != 0 && errno != ESRCH)
-      return fail(errno_error(Code::permission_denied, "kill process " + std::to_string(pid)));
+    if (kill(pid, SIGKILL) != 0 && errno != ESRCH) return fail(errno_error(Code::permission_denied, "kill process " + std::to_string(pid)));
   } else {
     auto client = DaemonClient::connect(StartDaemon::no, AnyBuild::yes);
     if (!client) {
@@ -80,10 +79,8 @@ Result<bool> stop(bool all, bool kill_it) {
     std::optional<Prompter> prompter;
     if (all) prompter.emplace(**client, "", false, line);
     const Status ended = (*client)->shutdown(request, [&](const v1::Progress& progress) {
-      if (progress.has_error())
-        said = fail(error_of_wire(progress.error()));
-      else
-        line.show(progress.message());
+      if (progress.has_error()) said = fail(error_of_wire(progress.error()));
+      else line.show(progress.message());
       done = done || progress.done();
       return true;
     });
@@ -107,14 +104,14 @@ Result<bool> stop(bool all, bool kill_it) {
 }  // namespace
 
 void add_daemon_commands(Context& context, CLI::App* root) {
-  auto* daemon = context.add(
-      root, "daemon",
-      {"start, stop and look at the daemon",
-       "The daemon is the process on this machine that knows all resources, pilots and jobs. One runs for each user. Every "
-       "command that needs it starts it, so that 'flotilla daemon start' is seldom needed.\n\n"
-       "Pilots and jobs do not depend on it: while it is stopped they go on, and at its next start it takes them up again.",
-       {{"Is it running, and where is its log?", "flotilla daemon status"},
-        {"End everything: jobs, pilots, hubs and the daemon", "flotilla daemon stop --all"}}});
+  auto* daemon =
+      context.add(root, "daemon",
+                  {"start, stop and look at the daemon",
+                   "The daemon is the process on this machine that knows all resources, pilots and jobs. One runs for each user. Every "
+                   "command that needs it starts it, so that 'flotilla daemon start' is seldom needed.\n\n"
+                   "Pilots and jobs do not depend on it: while it is stopped they go on, and at its next start it takes them up again.",
+                   {{"Is it running, and where is its log?", "flotilla daemon status"},
+                    {"End everything: jobs, pilots, hubs and the daemon", "flotilla daemon stop --all"}}});
 
   context.add(daemon, "start",
               {"start the daemon, if it does not run",
@@ -181,13 +178,12 @@ void add_daemon_commands(Context& context, CLI::App* root) {
               });
 
   // `flotilla daemon run` never comes here (main.cpp); it is listed for its help.
-  context.add(daemon, "run",
-              {"run the daemon in the foreground",
-               "For service managers, and to see what it does. It ends on SIGTERM or Ctrl-C; jobs and pilots go on.",
-               {{"See its log live", "flotilla daemon run"}}},
-              []() -> Result<int> {
-                return fail(Code::unsupported, "this program was built without the daemon", "use the whole program");
-              });
+  context.add(
+      daemon, "run",
+      {"run the daemon in the foreground",
+       "For service managers, and to see what it does. It ends on SIGTERM or Ctrl-C; jobs and pilots go on.",
+       {{"See its log live", "flotilla daemon run"}}},
+      []() -> Result<int> { return fail(Code::unsupported, "this program was built without the daemon", "use the whole program"); });
 }
 
 }  // namespace flotilla::cli

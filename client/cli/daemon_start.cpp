@@ -24,8 +24,8 @@ namespace flotilla::cli {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int start_limit_ms = 60'000;           // a journal of a million jobs is read in 2 s; disks may be slow
-constexpr std::size_t shown_bytes = 2000;        // of what a failed start printed
+constexpr int start_limit_ms = 60'000;     // a journal of a million jobs is read in 2 s; disks may be slow
+constexpr std::size_t shown_bytes = 2000;  // of what a failed start printed
 
 Result<unique_fd> lock_start() {
   if (auto made = make_private_dir(runtime_dir()); !made) return fail(made.error());
@@ -39,8 +39,8 @@ Result<unique_fd> lock_start() {
 
 // The user's environment as it is (PATH, SSH_AUTH_SOCK), without what marks a process as part of a job: sweeps look for that.
 std::vector<std::string> daemon_environment() {
-  static constexpr const char* dropped[] = {"FLOTILLA_INSTANCE", "FLOTILLA_JOB",  "FLOTILLA_ATTEMPT",
-                                            "FLOTILLA_PILOT",    "FLOTILLA_NODE", "FLOTILLA_RESOURCE",
+  static constexpr const char* dropped[] = {"FLOTILLA_INSTANCE",  "FLOTILLA_JOB",    "FLOTILLA_ATTEMPT",
+                                            "FLOTILLA_PILOT",     "FLOTILLA_NODE",   "FLOTILLA_RESOURCE",
                                             "FLOTILLA_STATE_DIR", "FLOTILLA_CONFIG", "FLOTILLA_RUNTIME_DIR"};
   std::vector<std::string> out;
   for (char** entry = environ; *entry; ++entry) {
@@ -79,7 +79,8 @@ std::string program_path() {
   if (n > 0) {
     path[n] = '\0';
     // Rebuilt while we run: the name leads to another file, the link still to ours.
-    struct stat named {}, linked {};
+    struct stat named {
+    }, linked{};
     if (stat(path, &named) == 0 && stat("/proc/self/exe", &linked) == 0 && named.st_ino == linked.st_ino) return path;
   }
   return "/proc/self/exe";
@@ -87,7 +88,7 @@ std::string program_path() {
 
 struct Spawned {
   pid_t pid = 0;
-  unique_fd ready;   // the daemon writes one line
+  unique_fd ready;  // the daemon writes one line
 };
 
 Result<Spawned> spawn_daemon(const fs::path& output) {
@@ -126,8 +127,7 @@ Result<Spawned> spawn_daemon(const fs::path& output) {
 
   Spawned spawned;
   const std::string program = program_path();
-  const int problem =
-      posix_spawn(&spawned.pid, program.c_str(), &actions, &attributes, arguments, environment_pointers.data());
+  const int problem = posix_spawn(&spawned.pid, program.c_str(), &actions, &attributes, arguments, environment_pointers.data());
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   if (problem != 0) {
@@ -162,8 +162,7 @@ Result<DaemonSocket> connect_daemon_socket() {
   if (getsockopt(out.fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
     return fail(errno_error(Code::unavailable, "ask who listens at " + path.string()));
   if (peer.uid != getuid())
-    return fail(Code::permission_denied,
-                "the socket " + path.string() + " belongs to user " + std::to_string(peer.uid) + ", not to you",
+    return fail(Code::permission_denied, "the socket " + path.string() + " belongs to user " + std::to_string(peer.uid) + ", not to you",
                 "set FLOTILLA_RUNTIME_DIR to a directory of your own");
   out.pid = peer.pid;
   return out;
@@ -214,23 +213,19 @@ Result<bool> start_daemon() {
     if (said == "ready\n") return true;
   }
   if (silent)
-    return fail(Code::timeout,
-                "the daemon (process " + std::to_string(spawned->pid) + ") was started but is not ready after " +
-                    format_duration(start_limit_ms),
-                "its log is in " + state_dir().string());
+    return fail(
+        Code::timeout,
+        "the daemon (process " + std::to_string(spawned->pid) + ") was started but is not ready after " + format_duration(start_limit_ms),
+        "its log is in " + state_dir().string());
   int status = 0;
   constexpr int end_limit_ms = 10'000;
   const bool ended = wait_for_end(spawned->pid, end_limit_ms) && waitpid(spawned->pid, &status, WNOHANG) > 0;
   Error error{Code::unavailable, "the daemon did not start: ", {}, Retry::no, {}};
   while (!said.empty() && said.back() == '\n') said.pop_back();
-  if (!said.empty())
-    error.message += said;
-  else if (!ended)
-    error.message += "process " + std::to_string(spawned->pid) + " closed its readiness pipe, but goes on";
-  else if (WIFSIGNALED(status))
-    error.message += "it was killed by " + format_signal(WTERMSIG(status));
-  else
-    error.message += "it ended with code " + std::to_string(WEXITSTATUS(status));
+  if (!said.empty()) error.message += said;
+  else if (!ended) error.message += "process " + std::to_string(spawned->pid) + " closed its readiness pipe, but goes on";
+  else if (WIFSIGNALED(status)) error.message += "it was killed by " + format_signal(WTERMSIG(status));
+  else error.message += "it ended with code " + std::to_string(WEXITSTATUS(status));
   if (const std::string printed = tail_of(output); !printed.empty()) error.message += "\nIts last lines:\n" + printed;
   error.hint = "its log is in " + state_dir().string() + "; 'flotilla daemon run' shows it live";
   return fail(std::move(error));

@@ -10,7 +10,7 @@ namespace flotilla::cli {
 
 struct DaemonSocket {
   unique_fd fd;
-  int pid = 0;   // of the daemon
+  int pid = 0;  // of the daemon
 };
 // NOT_FOUND = no daemon runs. The socket's owner must be this user.
 Result<DaemonSocket> connect_daemon_socket();

@@ -17,8 +17,7 @@ namespace {
 // Reads one table; collects faults instead of stopping at the first.
 class Reader {
  public:
-  Reader(const toml::table& table, const std::vector<KeyHelp>& keys, std::vector<std::string>& faults)
-      : table_(table), faults_(faults) {
+  Reader(const toml::table& table, const std::vector<KeyHelp>& keys, std::vector<std::string>& faults) : table_(table), faults_(faults) {
     std::vector<std::string> names;
     for (const auto& key : keys) names.emplace_back(key.key);
     for (const auto& [key, node] : table) {
@@ -38,44 +37,34 @@ class Reader {
   void text(const char* key, const std::function<void(const std::string&)>& set) {
     const auto* node = find(key);
     if (!node) return;
-    if (const auto value = node->value_exact<std::string>())
-      set(*value);
-    else
-      fault(*node, std::string(key) + " must be a text in quotes");
+    if (const auto value = node->value_exact<std::string>()) set(*value);
+    else fault(*node, std::string(key) + " must be a text in quotes");
   }
   void flag(const char* key, const std::function<void(bool)>& set) {
     const auto* node = find(key);
     if (!node) return;
-    if (const auto value = node->value_exact<bool>())
-      set(*value);
-    else
-      fault(*node, std::string(key) + " must be true or false");
+    if (const auto value = node->value_exact<bool>()) set(*value);
+    else fault(*node, std::string(key) + " must be true or false");
   }
   void count(const char* key, const std::function<void(std::uint32_t)>& set, std::int64_t least = 1) {
     const auto* node = find(key);
     if (!node) return;
     const auto value = node->value_exact<std::int64_t>();
     constexpr std::int64_t most = 1'000'000'000;
-    if (value && *value >= least && *value <= most)
-      set(static_cast<std::uint32_t>(*value));
-    else
-      fault(*node, std::string(key) + " must be a whole number of at least " + std::to_string(least));
+    if (value && *value >= least && *value <= most) set(static_cast<std::uint32_t>(*value));
+    else fault(*node, std::string(key) + " must be a whole number of at least " + std::to_string(least));
   }
   void duration(const char* key, const std::function<void(std::int64_t)>& set) {
     const auto* node = find(key);
     if (!node) return;
     if (const auto number = node->value<double>(); number && node->is_number()) {
       const auto ms = parse_duration(std::to_string(*number));
-      if (ms)
-        set(*ms);
-      else
-        fault(*node, std::string(key) + ": " + ms.error().message);
+      if (ms) set(*ms);
+      else fault(*node, std::string(key) + ": " + ms.error().message);
     } else if (const auto value = node->value_exact<std::string>()) {
       const auto ms = parse_duration(*value);
-      if (ms)
-        set(*ms);
-      else
-        fault(*node, std::string(key) + ": " + ms.error().message);
+      if (ms) set(*ms);
+      else fault(*node, std::string(key) + ": " + ms.error().message);
     } else {
       fault(*node, std::string(key) + " must be a duration such as \"10min\", or a number of seconds");
     }
@@ -94,10 +83,8 @@ class Reader {
       return;
     }
     for (const auto& item : *list) {
-      if (const auto value = item.value_exact<std::string>())
-        add(*value);
-      else
-        fault(item, std::string(key) + " must hold texts only");
+      if (const auto value = item.value_exact<std::string>()) add(*value);
+      else fault(item, std::string(key) + " must hold texts only");
     }
   }
   // A table of texts; numbers and booleans are taken as they are written.
@@ -110,14 +97,10 @@ class Reader {
       return;
     }
     for (const auto& [name, value] : *entries) {
-      if (const auto text = value.value_exact<std::string>())
-        add(value, std::string(name.str()), *text);
-      else if (const auto number = value.value_exact<std::int64_t>())
-        add(value, std::string(name.str()), std::to_string(*number));
-      else if (const auto truth = value.value_exact<bool>())
-        add(value, std::string(name.str()), *truth ? "true" : "false");
-      else
-        fault(value, std::string(key) + "." + std::string(name.str()) + " must be a text");
+      if (const auto text = value.value_exact<std::string>()) add(value, std::string(name.str()), *text);
+      else if (const auto number = value.value_exact<std::int64_t>()) add(value, std::string(name.str()), std::to_string(*number));
+      else if (const auto truth = value.value_exact<bool>()) add(value, std::string(name.str()), *truth ? "true" : "false");
+      else fault(value, std::string(key) + "." + std::string(name.str()) + " must be a text");
     }
   }
 
@@ -128,10 +111,8 @@ class Reader {
 
 void read_env(Reader& reader, google::protobuf::Map<std::string, std::string>& env) {
   reader.pairs("env", [&](const toml::node& node, const std::string& name, const std::string& value) {
-    if (const auto good = parse_assignment(name + "="); !good)
-      reader.fault(node, good.error().message);
-    else
-      env[name] = value;
+    if (const auto good = parse_assignment(name + "="); !good) reader.fault(node, good.error().message);
+    else env[name] = value;
   });
 }
 
@@ -153,8 +134,7 @@ JobDescription read_job(const toml::table& table, std::vector<std::string>& faul
   });
   if (command.argv().empty() && !reader.find("argv") && !reader.find("shell"))
     reader.fault(table, "nothing to run: give argv = [\"program\", \"argument\"] or shell = \"commands\"");
-  if (const auto* argv = reader.find("argv"); argv && argv->is_array() && argv->as_array()->empty())
-    reader.fault(*argv, "argv is empty");
+  if (const auto* argv = reader.find("argv"); argv && argv->is_array() && argv->as_array()->empty()) reader.fault(*argv, "argv is empty");
   reader.count("slots", [&](std::uint32_t value) { spec.set_processes(value); });
   reader.count("processes", [&](std::uint32_t value) { spec.set_processes(value); });
   if (reader.find("slots") && (reader.find("processes") || reader.find("threads")))
@@ -177,18 +157,14 @@ JobDescription read_job(const toml::table& table, std::vector<std::string>& faul
   reader.flag("terminal", [&](bool value) { command.set_terminal(value); });
   const auto add_file = [&](const toml::node& node, const std::string& text) {
     auto file = parse_input_file(text);
-    if (file)
-      out.files.push_back(std::move(*file));
-    else
-      reader.fault(node, file.error().message);
+    if (file) out.files.push_back(std::move(*file));
+    else reader.fault(node, file.error().message);
   };
   if (const auto* files = reader.find("files")) {
     if (files->is_table())
-      reader.pairs("files", [&](const toml::node& node, const std::string& name, const std::string& path) {
-        add_file(node, name + "=" + path);
-      });
-    else
-      reader.texts("files", true, [&](const std::string& path) { add_file(*files, path); });
+      reader.pairs("files",
+                   [&](const toml::node& node, const std::string& name, const std::string& path) { add_file(node, name + "=" + path); });
+    else reader.texts("files", true, [&](const std::string& path) { add_file(*files, path); });
   }
   reader.flag("private_folder", [&](bool value) { spec.set_private_folder(value); });
   reader.flag("debug", [&](bool value) { spec.set_debug(value); });
@@ -214,9 +190,8 @@ v1::ResourceSpec read_resource(const toml::table& table, std::vector<std::string
       reader.fault(*reader.find("transport"), "transport must be \"libssh\" or \"openssh\", not \"" + printable(value) + "\"");
   });
   reader.texts("hosts", true, [&](const std::string& host) { spec.add_hosts(host); });
-  reader.pairs("options", [&](const toml::node&, const std::string& name, const std::string& value) {
-    (*spec.mutable_options())[name] = value;
-  });
+  reader.pairs("options",
+               [&](const toml::node&, const std::string& name, const std::string& value) { (*spec.mutable_options())[name] = value; });
   reader.flag("debug", [&](bool value) { spec.set_debug(value); });
   return spec;
 }
@@ -229,8 +204,8 @@ Result<std::vector<Item>> parse(const std::string& text, const std::string& sour
   try {
     table = toml::parse(text, source);
   } catch (const toml::parse_error& problem) {
-    return fail(Code::invalid_argument, source + ", line " + std::to_string(problem.source().begin.line) + ": " +
-                                            std::string(problem.description()));
+    return fail(Code::invalid_argument,
+                source + ", line " + std::to_string(problem.source().begin.line) + ": " + std::string(problem.description()));
   }
   std::vector<Item> items;
   std::vector<std::string> faults;
@@ -239,8 +214,7 @@ Result<std::vector<Item>> parse(const std::string& text, const std::string& sour
       if (key.str() != kind)
         faults.push_back("line " + std::to_string(other.source().begin.line) + ": '" + std::string(key.str()) +
                          "' stands outside of the [[" + kind + "]] tables");
-    if (const auto* one = node->as_table())
-      items.push_back(read(*one, faults));
+    if (const auto* one = node->as_table()) items.push_back(read(*one, faults));
     else
       for (const auto& each : *node->as_array()) items.push_back(read(*each.as_table(), faults));
   } else {
@@ -249,7 +223,9 @@ Result<std::vector<Item>> parse(const std::string& text, const std::string& sour
   if (faults.empty()) return items;
   Error error{Code::invalid_argument,
               source + " has " + (faults.size() == 1 ? "a fault" : std::to_string(faults.size()) + " faults"),
-              "'flotilla help from-file' lists the keys", Retry::no, {}};
+              "'flotilla help from-file' lists the keys",
+              Retry::no,
+              {}};
   error.faults = std::move(faults);
   return fail(std::move(error));
 }
@@ -314,7 +290,7 @@ Result<std::pair<std::string, std::string>> parse_input_file(const std::string& 
     name = text.substr(0, at);
     path = text.substr(at + 1);
   } else if (at != std::string::npos && at + 1 < text.size() && !std::filesystem::exists(text)) {
-    name = text.substr(0, at);   // "data/in.txt=/path": the name holds a folder
+    name = text.substr(0, at);  // "data/in.txt=/path": the name holds a folder
     path = text.substr(at + 1);
   }
   if (path.empty()) return fail(Code::invalid_argument, "'" + text + "' names no file", "write NAME=PATH or PATH");
@@ -322,9 +298,7 @@ Result<std::pair<std::string, std::string>> parse_input_file(const std::string& 
   const std::filesystem::path relative(name);
   bool inside = !name.empty() && !relative.is_absolute() && name.back() != '/';
   for (const auto& part : relative) inside = inside && part != ".." && part != ".";
-  if (!inside)
-    return fail(Code::invalid_argument, "'" + name + "' is no name inside the job's folder",
-                "use a relative path without '..'");
+  if (!inside) return fail(Code::invalid_argument, "'" + name + "' is no name inside the job's folder", "use a relative path without '..'");
   return std::pair(name, path);
 }
 

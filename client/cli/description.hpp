@@ -13,8 +13,8 @@ namespace flotilla::cli {
 // A job, and what is to be uploaded before it is submitted.
 struct JobDescription {
   v1::JobSpec spec;
-  std::vector<std::pair<std::string, std::string>> files;   // name in the job's folder, path here
-  std::string stdin_file;                                   // path here, "" = none
+  std::vector<std::pair<std::string, std::string>> files;  // name in the job's folder, path here
+  std::string stdin_file;                                  // path here, "" = none
 };
 
 // Either keys at the top, or several [[job]] / [[resource]] tables. `source` names the text in messages.

@@ -6,7 +6,7 @@
 namespace flotilla::cli {
 namespace {
 
-constexpr std::size_t page_width = 80;   // fixed: the same page everywhere, and in docs/cli.md
+constexpr std::size_t page_width = 80;  // fixed: the same page everywhere, and in docs/cli.md
 constexpr std::size_t indent = 4;
 
 std::string block(const std::string& text) {
@@ -62,8 +62,7 @@ struct Topic {
 
 std::string keys_text(const std::vector<KeyHelp>& keys) {
   std::string out;
-  for (const auto& key : keys)
-    out += "  " + pad(key.key, 15) + pad(key.type, 15) + wrap(key.meaning, page_width - indent - 2, 32) + "\n";
+  for (const auto& key : keys) out += "  " + pad(key.key, 15) + pad(key.type, 15) + wrap(key.meaning, page_width - indent - 2, 32) + "\n";
   return out;
 }
 
@@ -184,10 +183,8 @@ std::string help_text(const Context& context, const CLI::App* app) {
   const auto subcommands = app->get_subcommands([](const CLI::App*) { return true; });
   std::vector<const CLI::Option*> options, positionals;
   for (const CLI::Option* option : app->get_options()) {
-    if (option->get_positional())
-      positionals.push_back(option);
-    else
-      options.push_back(option);
+    if (option->get_positional()) positionals.push_back(option);
+    else options.push_back(option);
   }
   out += "\n" + title("SYNOPSIS", look);
   std::string line = name;
@@ -228,7 +225,8 @@ std::string help_text(const Context& context, const CLI::App* app) {
   if (!page.examples.empty()) {
     out += "\n" + title("EXAMPLES", look);
     for (const auto& [what, command] : page.examples)
-      out += block(what + std::string(std::string_view(what).ends_with('?') ? "" : ":")) + std::string(indent * 2, ' ') + paint(command, colour::bold, look) + "\n";
+      out += block(what + std::string(std::string_view(what).ends_with('?') ? "" : ":")) + std::string(indent * 2, ' ') +
+             paint(command, colour::bold, look) + "\n";
   }
   return out;
 }

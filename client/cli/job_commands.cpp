@@ -8,7 +8,7 @@
 namespace flotilla::cli {
 namespace {
 
-constexpr std::uint32_t listed_jobs = 100;   // newest first, unless more are asked for
+constexpr std::uint32_t listed_jobs = 100;  // newest first, unless more are asked for
 
 Result<std::unique_ptr<DaemonClient>> connected() { return DaemonClient::connect(StartDaemon::yes); }
 
@@ -39,8 +39,14 @@ void print_jobs(const Context& context, const google::protobuf::RepeatedPtrField
                     job.pilot() ? std::to_string(job.pilot()) : "-", job.host().empty() ? "-" : job.host(), time_text(job, now),
                     job.spec().name().empty() ? job_command(job.spec()) : job.spec().name(), remark(job)});
   }
-  print(format_table({{"ID", Align::right}, {"STATE"}, {"LABEL"}, {"PILOT", Align::right}, {"HOST"}, {"TIME", Align::right},
-                      {"COMMAND", Align::left, true}, {"", Align::left, true}},
+  print(format_table({{"ID", Align::right},
+                      {"STATE"},
+                      {"LABEL"},
+                      {"PILOT", Align::right},
+                      {"HOST"},
+                      {"TIME", Align::right},
+                      {"COMMAND", Align::left, true},
+                      {"", Align::left, true}},
                      rows, context.out));
 }
 
@@ -61,8 +67,9 @@ void show_job(const v1::Job& job, const Look& look) {
   row("label", spec.label());
   const std::uint32_t processes = std::max(1u, spec.processes()), threads = std::max(1u, spec.threads());
   row("slots", spec.no_slots() || spec.beside_job() ? "none"
-               : threads > 1 ? std::to_string(processes * threads) + " (" + std::to_string(processes) + " x " + std::to_string(threads) + " threads)"
-                             : std::to_string(processes));
+               : threads > 1
+                   ? std::to_string(processes * threads) + " (" + std::to_string(processes) + " x " + std::to_string(threads) + " threads)"
+                   : std::to_string(processes));
   row("beside job", spec.beside_job() ? std::to_string(spec.beside_job()) : "");
   row("pilot", job.pilot() ? std::to_string(job.pilot()) + ", node " + std::to_string(job.node()) : "");
   row("host", job.host());
@@ -164,7 +171,8 @@ void add_job_commands(Context& context, CLI::App* root) {
   const auto listing = std::make_shared<ListOptions>();
   auto* list = context.add(
       job, "list",
-      {"list jobs", "Shows the newest hundred jobs, newest first, unless --limit or --all says otherwise.",
+      {"list jobs",
+       "Shows the newest hundred jobs, newest first, unless --limit or --all says otherwise.",
        {{"What waits?", "flotilla job list --state queued"},
         {"Ids of what failed, for a script", "flotilla job list --all --state failed | cut -f1"}}},
       [&context, listing]() -> Result<int> {
@@ -194,44 +202,46 @@ void add_job_commands(Context& context, CLI::App* root) {
                        ->allow_extra_args(false),
                    Complete::choices);
   context.complete(list->add_option("--label", listing->label, "only those with this label")->type_name("LABEL"), Complete::label);
-  add_count(list, "--limit", [listing](std::uint32_t value) { listing->limit = value; }, "at most this many (default 100)");
+  add_count(
+      list, "--limit", [listing](std::uint32_t value) { listing->limit = value; }, "at most this many (default 100)");
   list->add_flag("--all", listing->all, "all of them");
   list->add_flag("--workers", listing->workers, "only workers");
   context.add_json(list);
 
   const auto ids = std::make_shared<std::vector<std::uint64_t>>();
-  auto* show = context.add(job, "show",
-                           {"show jobs in full", "Shows what was asked for, where it runs, states with their moments, and how it ended.",
-                            {{"Show one", "flotilla job show 12"}, {"Its exit code, with jq", "flotilla job show 12 --json | jq .exit.code"}}},
-                           [&context, ids]() -> Result<int> {
-                             auto client = connected();
-                             if (!client) return fail(client.error());
-                             v1::ListJobsRequest request;
-                             request.mutable_ids()->Add(ids->begin(), ids->end());
-                             const auto reply = (*client)->list_jobs(request);
-                             if (!reply) return fail(reply.error());
-                             if (context.json) {
-                               if (ids->size() == 1 && reply->jobs_size() == 1)
-                                 print_line(to_json(reply->jobs(0)));
-                               else
-                                 print_jobs(context, reply->jobs());
-                               return exit_code::ok;
-                             }
-                             for (int i = 0; i < reply->jobs_size(); ++i) {
-                               if (i > 0) print("\n");
-                               show_job(reply->jobs(i), context.out);
-                             }
-                             return exit_code::ok;
-                           });
+  auto* show =
+      context.add(job, "show",
+                  {"show jobs in full",
+                   "Shows what was asked for, where it runs, states with their moments, and how it ended.",
+                   {{"Show one", "flotilla job show 12"}, {"Its exit code, with jq", "flotilla job show 12 --json | jq .exit.code"}}},
+                  [&context, ids]() -> Result<int> {
+                    auto client = connected();
+                    if (!client) return fail(client.error());
+                    v1::ListJobsRequest request;
+                    request.mutable_ids()->Add(ids->begin(), ids->end());
+                    const auto reply = (*client)->list_jobs(request);
+                    if (!reply) return fail(reply.error());
+                    if (context.json) {
+                      if (ids->size() == 1 && reply->jobs_size() == 1) print_line(to_json(reply->jobs(0)));
+                      else print_jobs(context, reply->jobs());
+                      return exit_code::ok;
+                    }
+                    for (int i = 0; i < reply->jobs_size(); ++i) {
+                      if (i > 0) print("\n");
+                      show_job(reply->jobs(i), context.out);
+                    }
+                    return exit_code::ok;
+                  });
   context.complete(add_ids(show, "JOB", *ids, "their ids")->required(), Complete::job);
   context.add_json(show);
 
   const auto reading = std::make_shared<LogOptions>();
-  auto* logs_command = context.add(
-      job, "logs",
-      {"show a job's output", "Prints what the job wrote so far: its stdout on stdout, its stderr on stderr. With -f it goes on until the job ends.",
-       {{"Follow it", "flotilla job logs -f 12"}, {"The end of its errors", "flotilla job logs 12 --stderr --tail 2k"}}},
-      [reading] { return logs(*reading); });
+  auto* logs_command =
+      context.add(job, "logs",
+                  {"show a job's output",
+                   "Prints what the job wrote so far: its stdout on stdout, its stderr on stderr. With -f it goes on until the job ends.",
+                   {{"Follow it", "flotilla job logs -f 12"}, {"The end of its errors", "flotilla job logs 12 --stderr --tail 2k"}}},
+                  [reading] { return logs(*reading); });
   context.complete(add_id(logs_command, "JOB", reading->job, "its id")->required(), Complete::job);
   logs_command->add_flag("-f,--follow", reading->follow, "go on until it ends");
   auto* only_stdout = logs_command->add_flag("--stdout", reading->only_stdout, "only its stdout");
@@ -267,23 +277,23 @@ void add_job_commands(Context& context, CLI::App* root) {
     Selection selection;
   };
   const auto signaling = std::make_shared<SignalOptions>();
-  auto* signal_command = context.add(
-      job, "signal",
-      {"send a signal to running jobs", "The signal goes to the whole process group of each job.",
-       {{"Ask a code to write a checkpoint", "flotilla job signal USR1 12"}}},
-      [&context, signaling]() -> Result<int> {
-        if (auto good = some(signaling->selection, false); !good) return fail(good.error());
-        auto client = connected();
-        if (!client) return fail(client.error());
-        v1::SignalJobsRequest request;
-        request.mutable_ids()->Add(signaling->selection.ids.begin(), signaling->selection.ids.end());
-        request.set_label(signaling->selection.label);
-        request.set_signal(signaling->number);
-        const auto reply = (*client)->signal_jobs(request);
-        if (!reply) return fail(reply.error());
-        if (context.json) print_jobs(context, reply->jobs());
-        return exit_code::ok;
-      });
+  auto* signal_command = context.add(job, "signal",
+                                     {"send a signal to running jobs",
+                                      "The signal goes to the whole process group of each job.",
+                                      {{"Ask a code to write a checkpoint", "flotilla job signal USR1 12"}}},
+                                     [&context, signaling]() -> Result<int> {
+                                       if (auto good = some(signaling->selection, false); !good) return fail(good.error());
+                                       auto client = connected();
+                                       if (!client) return fail(client.error());
+                                       v1::SignalJobsRequest request;
+                                       request.mutable_ids()->Add(signaling->selection.ids.begin(), signaling->selection.ids.end());
+                                       request.set_label(signaling->selection.label);
+                                       request.set_signal(signaling->number);
+                                       const auto reply = (*client)->signal_jobs(request);
+                                       if (!reply) return fail(reply.error());
+                                       if (context.json) print_jobs(context, reply->jobs());
+                                       return exit_code::ok;
+                                     });
   signal_command
       ->add_option_function<std::string>(
           "SIGNAL",
@@ -296,7 +306,9 @@ void add_job_commands(Context& context, CLI::App* root) {
       ->required()
       ->type_name("");
   context.complete(add_ids(signal_command, "JOB", signaling->selection.ids, "their ids"), Complete::job);
-  context.complete(signal_command->add_option("--label", signaling->selection.label, "all running jobs with this label")->type_name("LABEL"), Complete::label);
+  context.complete(
+      signal_command->add_option("--label", signaling->selection.label, "all running jobs with this label")->type_name("LABEL"),
+      Complete::label);
   context.add_json(signal_command);
 
   struct WaitOptions {
@@ -339,23 +351,24 @@ void add_job_commands(Context& context, CLI::App* root) {
   context.add_json(wait);
 
   const auto asked = std::make_shared<std::uint64_t>(0);
-  auto* why = context.add(job, "why",
-                          {"say why a job waits or how it ended", "One sentence, and with it what was looked at.", {{"Why?", "flotilla job why 12"}}},
-                          [&context, asked]() -> Result<int> {
-                            auto client = connected();
-                            if (!client) return fail(client.error());
-                            v1::WhyJobRequest request;
-                            request.set_id(*asked);
-                            const auto reply = (*client)->why_job(request);
-                            if (!reply) return fail(reply.error());
-                            if (context.json) {
-                              print_line(to_json(*reply));
-                              return exit_code::ok;
-                            }
-                            print_line(printable(reply->sentence()));
-                            for (const auto& detail : reply->details()) print_line("  - " + printable(detail));
-                            return exit_code::ok;
-                          });
+  auto* why = context.add(
+      job, "why",
+      {"say why a job waits or how it ended", "One sentence, and with it what was looked at.", {{"Why?", "flotilla job why 12"}}},
+      [&context, asked]() -> Result<int> {
+        auto client = connected();
+        if (!client) return fail(client.error());
+        v1::WhyJobRequest request;
+        request.set_id(*asked);
+        const auto reply = (*client)->why_job(request);
+        if (!reply) return fail(reply.error());
+        if (context.json) {
+          print_line(to_json(*reply));
+          return exit_code::ok;
+        }
+        print_line(printable(reply->sentence()));
+        for (const auto& detail : reply->details()) print_line("  - " + printable(detail));
+        return exit_code::ok;
+      });
   context.complete(add_id(why, "JOB", *asked, "its id")->required(), Complete::job);
   context.add_json(why);
 }

@@ -16,8 +16,8 @@ int main(int argc, char** argv) {
   const int code = flotilla::cli_main(argc, argv);
   std::fflush(nullptr);
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  return code;   // so that leaks are looked for
+  return code;  // so that leaks are looked for
 #else
-  _exit(code);   // gRPC's clean-up at exit takes longer than a short command
+  _exit(code);  // gRPC's clean-up at exit takes longer than a short command
 #endif
 }

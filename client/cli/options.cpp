@@ -22,8 +22,7 @@ std::uint64_t to_id(const std::string& option, const std::string& text) {
   std::uint64_t id = 0;
   const auto done = std::from_chars(text.data(), text.data() + text.size(), id);
   if (done.ec != std::errc() || done.ptr != text.data() + text.size() || id == 0)
-    refuse(option, Error{Code::invalid_argument, "'" + printable(text) + "' is no id", "ids are whole numbers, such as 12",
-                         Retry::no, {}});
+    refuse(option, Error{Code::invalid_argument, "'" + printable(text) + "' is no id", "ids are whole numbers, such as 12", Retry::no, {}});
   return id;
 }
 
@@ -81,19 +80,20 @@ CLI::Option* add_size(CLI::App* app, const std::string& names, std::uint64_t& by
       ->type_name("SIZE");
 }
 
-CLI::Option* add_count(CLI::App* app, const std::string& names, std::function<void(std::uint32_t)> set,
-                       const std::string& help) {
+CLI::Option* add_count(CLI::App* app, const std::string& names, std::function<void(std::uint32_t)> set, const std::string& help) {
   return app
       ->add_option_function<std::string>(
           names,
           [set = std::move(set), names](const std::string& text) {
-            constexpr std::uint32_t most = 1'000'000;   // more than any machine has: a slip of the pen
+            constexpr std::uint32_t most = 1'000'000;  // more than any machine has: a slip of the pen
             std::uint32_t value = 0;
             const auto done = std::from_chars(text.data(), text.data() + text.size(), value);
             if (done.ec != std::errc() || done.ptr != text.data() + text.size() || value < 1 || value > most)
               refuse(names, Error{Code::invalid_argument,
-                                  "'" + printable(text) + "' is no whole number from 1 to " + std::to_string(most), "",
-                                  Retry::no, {}});
+                                  "'" + printable(text) + "' is no whole number from 1 to " + std::to_string(most),
+                                  "",
+                                  Retry::no,
+                                  {}});
             set(value);
           },
           help)
@@ -113,8 +113,11 @@ CLI::Option* add_assignments(CLI::App* app, const std::string& names, google::pr
                 if (!named) refuse(names, named.error());
                 const char* value = std::getenv(text.c_str());
                 if (!value)
-                  refuse(names, Error{Code::invalid_argument, "the variable " + text + " is not set here",
-                                      "give it a value: " + text + "=VALUE", Retry::no, {}});
+                  refuse(names, Error{Code::invalid_argument,
+                                      "the variable " + text + " is not set here",
+                                      "give it a value: " + text + "=VALUE",
+                                      Retry::no,
+                                      {}});
                 map[text] = value;
                 continue;
               }
@@ -149,7 +152,8 @@ CLI::Option* add_ids(CLI::App* app, const std::string& name, std::vector<std::ui
 
 CLI::Option* add_id(CLI::App* app, const std::string& name, std::uint64_t& id, const std::string& help) {
   return app
-      ->add_option_function<std::string>(name, [&id, name](const std::string& text) { id = to_id(name, text); }, help)
+      ->add_option_function<std::string>(
+          name, [&id, name](const std::string& text) { id = to_id(name, text); }, help)
       ->type_name(name == "JOB" || name == "PILOT" ? "" : "ID");
 }
 
@@ -162,26 +166,24 @@ void add_job_options(Context& context, CLI::App* app, JobOptions& options) {
                        ->type_name("LABEL"),
                    Complete::label);
   context.complete(app->add_option_function<std::string>(
-                          "--pilot",
-                          [&spec](const std::string& text) { spec.set_pilot(to_id("--pilot", text)); },
-                          "run only on this pilot")
+                          "--pilot", [&spec](const std::string& text) { spec.set_pilot(to_id("--pilot", text)); }, "run only on this pilot")
                        ->type_name("ID"),
                    Complete::pilot);
-  auto* slots = add_count(app, "--slots", [&spec](std::uint32_t value) { spec.set_processes(value); },
-                          "room that it takes on its node (default 1)");
-  add_count(app, "--processes", [&spec](std::uint32_t value) { spec.set_processes(value); },
-            "instead of --slots: slots = processes x threads")
+  auto* slots = add_count(
+      app, "--slots", [&spec](std::uint32_t value) { spec.set_processes(value); }, "room that it takes on its node (default 1)");
+  add_count(
+      app, "--processes", [&spec](std::uint32_t value) { spec.set_processes(value); }, "instead of --slots: slots = processes x threads")
       ->excludes(slots);
-  add_count(app, "--threads", [&spec](std::uint32_t value) { spec.set_threads(value); },
-            "threads of each process; sets OMP_NUM_THREADS")
+  add_count(
+      app, "--threads", [&spec](std::uint32_t value) { spec.set_threads(value); }, "threads of each process; sets OMP_NUM_THREADS")
       ->excludes(slots);
   add_assignments(app, "--env,-e", *spec.mutable_env(), "environment variable; without a value, the one that it has here", true);
   app->add_option("--cwd", options.working_folder,
                   "folder on the node where it runs (relative: from here). Default: this folder on this machine, a private "
                   "folder elsewhere")
       ->type_name("FOLDER");
-  app->add_option_function<std::string>("--name", [&spec](const std::string& name) { spec.set_name(name); },
-                                        "shown in listings")
+  app->add_option_function<std::string>(
+         "--name", [&spec](const std::string& name) { spec.set_name(name); }, "shown in listings")
       ->type_name("TEXT");
   const auto duration = [&](const char* name, void (v1::JobSpec::*set)(std::int64_t), const char* help) {
     app->add_option_function<std::string>(
@@ -197,23 +199,25 @@ void add_job_options(Context& context, CLI::App* app, JobOptions& options) {
   duration("--time", &v1::JobSpec::set_time_limit_ms, "it is ended after this, and starts only where that fits");
   duration("--queue-timeout", &v1::JobSpec::set_queue_timeout_ms, "give up when it has not started after this");
   duration("--kill-grace", &v1::JobSpec::set_kill_grace_ms, "between TERM and KILL when it is canceled (default 5 s)");
-  context.complete(app->add_option("--file,-f", options.files,
-                                   "lay this file of ours into its private folder (may be given several times)")
+  context.complete(app->add_option("--file,-f", options.files, "lay this file of ours into its private folder (may be given several times)")
                        ->type_name("[NAME=]PATH")
                        ->take_all()
                        ->allow_extra_args(false),
                    Complete::file);
-  app->add_flag_function("--private-folder", [&spec](std::int64_t) { spec.set_private_folder(true); },
-                         "run in a new folder of its own");
-  app->add_flag_function("--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "keep the private folder");
-  app->add_option_function<std::string>("--stdout", [&command](const std::string& path) { command.set_stdout_file(path); },
-                                        "write stdout to this file on the node, instead of keeping it")
+  app->add_flag_function(
+      "--private-folder", [&spec](std::int64_t) { spec.set_private_folder(true); }, "run in a new folder of its own");
+  app->add_flag_function(
+      "--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "keep the private folder");
+  app->add_option_function<std::string>(
+         "--stdout", [&command](const std::string& path) { command.set_stdout_file(path); },
+         "write stdout to this file on the node, instead of keeping it")
       ->type_name("FILE");
-  app->add_option_function<std::string>("--stderr", [&command](const std::string& path) { command.set_stderr_file(path); },
-                                        "write stderr to this file on the node, instead of keeping it")
+  app->add_option_function<std::string>(
+         "--stderr", [&command](const std::string& path) { command.set_stderr_file(path); },
+         "write stderr to this file on the node, instead of keeping it")
       ->type_name("FILE");
-  app->add_flag_function("--merge-stderr", [&command](std::int64_t) { command.set_merge_stderr(true); },
-                         "stderr goes where stdout goes");
+  app->add_flag_function(
+      "--merge-stderr", [&command](std::int64_t) { command.set_merge_stderr(true); }, "stderr goes where stdout goes");
 }
 
 Result<JobDescription> make_job(const JobOptions& options, const std::vector<std::string>& words) {
@@ -221,19 +225,16 @@ Result<JobDescription> make_job(const JobOptions& options, const std::vector<std
   for (const auto& word : words) job.spec.mutable_command()->add_argv(word);
   std::error_code problem;
   const std::filesystem::path here = std::filesystem::current_path(problem);
-  if (problem)
-    return fail(Code::failed_precondition, "this folder cannot be named: " + problem.message(), "change to one that exists");
+  if (problem) return fail(Code::failed_precondition, "this folder cannot be named: " + problem.message(), "change to one that exists");
   job.spec.set_client_folder(here.string());
   if (!options.working_folder.empty()) job.spec.set_working_folder((here / options.working_folder).lexically_normal().string());
   Error faults{Code::invalid_argument, "these files cannot be sent along", "", Retry::no, {}};
   for (const auto& text : options.files) {
     auto file = parse_input_file(text);
-    if (!file)
-      faults.faults.push_back(file.error().message);
+    if (!file) faults.faults.push_back(file.error().message);
     else if (!std::filesystem::is_regular_file(file->second, problem))
       faults.faults.push_back(file->second + (std::filesystem::exists(file->second, problem) ? " is no regular file" : " does not exist"));
-    else
-      job.files.push_back(std::move(*file));
+    else job.files.push_back(std::move(*file));
   }
   if (!faults.faults.empty()) return fail(std::move(faults));
   return job;

@@ -47,7 +47,9 @@ void add_other_commands(Context& context, CLI::App* root) {
       {"show the log of the daemon, a hub or a pilot",
        "Shows the end of a log file, wherever it lies: of the daemon, of a resource's hub (by the resource's name), or of a pilot (by its "
        "id). The place of the file is told on stderr. 'debug' on a resource or pilot makes its log say more.",
-       {{"Follow the daemon's", "flotilla logs daemon -f"}, {"A hub's", "flotilla logs hpc"}, {"More of a pilot's", "flotilla logs 3 --tail 1M"}}},
+       {{"Follow the daemon's", "flotilla logs daemon -f"},
+        {"A hub's", "flotilla logs hpc"},
+        {"More of a pilot's", "flotilla logs 3 --tail 1M"}}},
       [logged]() -> Result<int> {
         auto client = DaemonClient::connect(StartDaemon::yes);
         if (!client) return fail(client.error());
@@ -105,21 +107,25 @@ void add_other_commands(Context& context, CLI::App* root) {
                                    print(completion_script(*shell));
                                    return exit_code::ok;
                                  });
-  context.complete(completion->add_option("SHELL", *shell, "which")->required()->type_name("")->check(CLI::IsMember({"bash", "zsh", "fish"})),
-                   Complete::choices);
+  context.complete(
+      completion->add_option("SHELL", *shell, "which")->required()->type_name("")->check(CLI::IsMember({"bash", "zsh", "fish"})),
+      Complete::choices);
 
-  auto* version = context.add(root, "version", {"print the version", "Prints the build of this program. The daemon's is in 'flotilla daemon status'.", {}},
+  auto* version = context.add(root, "version",
+                              {"print the version", "Prints the build of this program. The daemon's is in 'flotilla daemon status'.", {}},
                               [&context]() -> Result<int> {
-                                print_line(context.json ? "{\n  \"build\": " + json_string(build_version()) + ",\n  \"protocol\": " +
-                                                              std::to_string(protocol_version) + "\n}"
+                                print_line(context.json ? "{\n  \"build\": " + json_string(build_version()) +
+                                                              ",\n  \"protocol\": " + std::to_string(protocol_version) + "\n}"
                                                         : std::string("flotilla ") + build_version());
                                 return exit_code::ok;
                               });
   context.add_json(version);
 
   const auto asked = std::make_shared<std::vector<std::string>>();
-  auto* help = context.add(root, "help", {"show the page of a command or a topic", "Without an argument: the list of commands and topics.",
-                                          {{"A command's page", "flotilla help pilot start"}, {"A topic", "flotilla help exit-codes"}}},
+  auto* help = context.add(root, "help",
+                           {"show the page of a command or a topic",
+                            "Without an argument: the list of commands and topics.",
+                            {{"A command's page", "flotilla help pilot start"}, {"A topic", "flotilla help exit-codes"}}},
                            [&context, root, asked]() -> Result<int> {
                              if (asked->size() == 1)
                                if (const std::string text = topic_text(asked->front()); !text.empty()) {
@@ -131,7 +137,8 @@ void add_other_commands(Context& context, CLI::App* root) {
                                const CLI::App* next = subcommand_of(app, word);
                                if (!next) {
                                  std::vector<std::string> known;
-                                 for (const CLI::App* sub : app->get_subcommands([](const CLI::App*) { return true; })) known.push_back(sub->get_name());
+                                 for (const CLI::App* sub : app->get_subcommands([](const CLI::App*) { return true; }))
+                                   known.push_back(sub->get_name());
                                  if (app == root)
                                    for (const auto& [name, summary] : topics()) known.push_back(name);
                                  const auto meant = nearest(word, known);

@@ -39,8 +39,16 @@ void print_pilots(const Context& context, const google::protobuf::RepeatedPtrFie
                     std::to_string(pilot.slots_used()) + "/" + std::to_string(pilot.slots()), std::to_string(pilot.jobs_running()),
                     std::to_string(pilot.jobs_done()), time_text(pilot, now), pilot.message()});
   }
-  print(format_table({{"ID", Align::right}, {"RESOURCE"}, {"LABEL"}, {"STATE"}, {"NODES"}, {"SLOTS"}, {"JOBS", Align::right},
-                      {"DONE", Align::right}, {"TIME", Align::right}, {"", Align::left, true}},
+  print(format_table({{"ID", Align::right},
+                      {"RESOURCE"},
+                      {"LABEL"},
+                      {"STATE"},
+                      {"NODES"},
+                      {"SLOTS"},
+                      {"JOBS", Align::right},
+                      {"DONE", Align::right},
+                      {"TIME", Align::right},
+                      {"", Align::left, true}},
                      rows, context.out));
 }
 
@@ -86,8 +94,7 @@ void show_pilot(const v1::Pilot& pilot, const Look& look) {
 
 std::string failure_of(const v1::Pilot& pilot) {
   std::string text = "pilot " + std::to_string(pilot.id()) + " on " + pilot.spec().resource() +
-                     (pilot.state() == v1::PILOT_FAILED ? " failed" : " ended") +
-                     (pilot.message().empty() ? "" : ": " + pilot.message());
+                     (pilot.state() == v1::PILOT_FAILED ? " failed" : " ended") + (pilot.message().empty() ? "" : ": " + pilot.message());
   for (const auto& node : pilot.nodes())
     if (!node.message().empty() && node.message() != pilot.message())
       text += "\nnode " + std::to_string(node.index()) + " (" + (node.host().empty() ? "?" : node.host()) + "): " + node.message();
@@ -138,7 +145,8 @@ Result<int> start(const Context& context, const PilotOptions& options) {
         line.show(options.spec.resource() + ": " + state_text(resource.hub_state()) +
                   (resource.hub_state() == v1::HUB_UPLOADING
                        ? " " + std::to_string(static_cast<int>(resource.upload_fraction() * 100)) + " %"
-                       : resource.hub_message().empty() ? "" : ", " + resource.hub_message()));
+                   : resource.hub_message().empty() ? ""
+                                                    : ", " + resource.hub_message()));
       }
       snapshot = snapshot || change.snapshot_end();
       return !(snapshot && all_settled());
@@ -149,8 +157,7 @@ Result<int> start(const Context& context, const PilotOptions& options) {
       if (over(pilot.state())) problem += (problem.empty() ? "" : "\n") + failure_of(pilot);
   }
   prompter.reset();
-  if (context.json)
-    print_pilots(context, pilots);
+  if (context.json) print_pilots(context, pilots);
   else
     for (const auto& pilot : pilots)
       if (!over(pilot.state())) {
@@ -217,13 +224,14 @@ void add_pilot_commands(Context& context, CLI::App* root) {
         {"Use its id in a script", "id=$(flotilla pilot start hpc) && flotilla run --pilot $id -- hostname"}}},
       [&context, starting] { return start(context, *starting); });
   context.complete(start_command
-                       ->add_option_function<std::string>("RESOURCE", [&spec](const std::string& name) { spec.set_resource(name); },
-                                                          "where")
+                       ->add_option_function<std::string>(
+                           "RESOURCE", [&spec](const std::string& name) { spec.set_resource(name); }, "where")
                        ->required()
                        ->type_name(""),
                    Complete::resource);
   const auto count = [&](const char* option, void (v1::PilotSpec::*set)(std::uint32_t), const char* help) {
-    add_count(start_command, option, [&spec, set](std::uint32_t value) { (spec.*set)(value); }, help);
+    add_count(
+        start_command, option, [&spec, set](std::uint32_t value) { (spec.*set)(value); }, help);
   };
   count("--nodes", &v1::PilotSpec::set_node_count, "number of nodes (default 1)");
   count("--slots", &v1::PilotSpec::set_slots_per_node, "slots on each node (default: its processors)");
@@ -244,16 +252,19 @@ void add_pilot_commands(Context& context, CLI::App* root) {
         ->type_name(never ? "DURATION|never" : "DURATION");
   };
   duration("--time", &v1::PilotSpec::set_time_ms, false, "it ends by itself after this (default: no limit)");
-  context.complete(start_command
-                       ->add_option_function<std::string>("--label", [&spec](const std::string& label) { spec.set_label(label); },
-                                                          "a word that jobs can ask for with --on")
-                       ->type_name("TEXT"),
-                   Complete::label);
+  context.complete(
+      start_command
+          ->add_option_function<std::string>(
+              "--label", [&spec](const std::string& label) { spec.set_label(label); }, "a word that jobs can ask for with --on")
+          ->type_name("TEXT"),
+      Complete::label);
   add_assignments(start_command, "--option,-o", *spec.mutable_options(), "option of the resource's driver", false);
   duration("--idle", &v1::PilotSpec::set_idle_ms, true, "it ends after this long without a job (default: as configured)");
   duration("--cutoff", &v1::PilotSpec::set_cutoff_ms, false, "it ends after this long without a link (default: as configured, 24 h)");
-  add_count(start_command, "--count", [starting](std::uint32_t value) { starting->count = value; }, "start this many pilots of the same kind");
-  start_command->add_flag_function("--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "log more there, keep job folders");
+  add_count(
+      start_command, "--count", [starting](std::uint32_t value) { starting->count = value; }, "start this many pilots of the same kind");
+  start_command->add_flag_function(
+      "--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "log more there, keep job folders");
   start_command->add_flag("--no-wait", starting->no_wait, "do not wait until it runs");
   start_command->add_flag("--accept-new", starting->accept_new, "take the host's key as right when it is not known yet");
   context.add_json(start_command);
@@ -264,7 +275,8 @@ void add_pilot_commands(Context& context, CLI::App* root) {
   };
   const auto listing = std::make_shared<ListOptions>();
   auto* list = context.add(pilot, "list",
-                           {"list pilots", "Shows pilots with their slots and jobs; those that have ended only with --ended.",
+                           {"list pilots",
+                            "Shows pilots with their slots and jobs; those that have ended only with --ended.",
                             {{"All that run on one resource", "flotilla pilot list --resource hpc"}}},
                            [&context, listing]() -> Result<int> {
                              auto client = connected();
@@ -280,47 +292,49 @@ void add_pilot_commands(Context& context, CLI::App* root) {
                            });
   context.complete(list->add_option("--resource", listing->selection.resource, "only those on this resource")->type_name("NAME"),
                    Complete::resource);
-  context.complete(list->add_option("--label", listing->selection.label, "only those with this label")->type_name("LABEL"), Complete::label);
+  context.complete(list->add_option("--label", listing->selection.label, "only those with this label")->type_name("LABEL"),
+                   Complete::label);
   list->add_flag("--ended", listing->ended, "also those that have ended");
   context.add_json(list);
 
   const auto shown = std::make_shared<std::vector<std::uint64_t>>();
-  auto* show = context.add(pilot, "show",
-                           {"show pilots in full", "Shows states with their moments, and each node.", {{"Show one", "flotilla pilot show 3"}}},
-                           [&context, shown]() -> Result<int> {
-                             auto client = connected();
-                             if (!client) return fail(client.error());
-                             v1::ListPilotsRequest request;
-                             request.mutable_ids()->Add(shown->begin(), shown->end());
-                             request.set_ended(true);
-                             const auto reply = (*client)->list_pilots(request);
-                             if (!reply) return fail(reply.error());
-                             if (context.json) {
-                               if (reply->pilots_size() == 1)
-                                 print_line(to_json(reply->pilots(0)));
-                               else
-                                 print_pilots(context, reply->pilots());
-                               return exit_code::ok;
-                             }
-                             for (int i = 0; i < reply->pilots_size(); ++i) {
-                               if (i > 0) print("\n");
-                               show_pilot(reply->pilots(i), context.out);
-                             }
-                             return exit_code::ok;
-                           });
+  auto* show = context.add(
+      pilot, "show", {"show pilots in full", "Shows states with their moments, and each node.", {{"Show one", "flotilla pilot show 3"}}},
+      [&context, shown]() -> Result<int> {
+        auto client = connected();
+        if (!client) return fail(client.error());
+        v1::ListPilotsRequest request;
+        request.mutable_ids()->Add(shown->begin(), shown->end());
+        request.set_ended(true);
+        const auto reply = (*client)->list_pilots(request);
+        if (!reply) return fail(reply.error());
+        if (context.json) {
+          if (reply->pilots_size() == 1) print_line(to_json(reply->pilots(0)));
+          else print_pilots(context, reply->pilots());
+          return exit_code::ok;
+        }
+        for (int i = 0; i < reply->pilots_size(); ++i) {
+          if (i > 0) print("\n");
+          show_pilot(reply->pilots(i), context.out);
+        }
+        return exit_code::ok;
+      });
   context.complete(add_ids(show, "PILOT", *shown, "their ids")->required(), Complete::pilot);
   context.add_json(show);
 
   const auto stopped = std::make_shared<Selection>();
-  auto* stop_command = context.add(pilot, "stop",
-                                   {"end pilots and their jobs", "Their jobs get TERM, and KILL after a grace; then the pilots end.",
-                                    {{"End one", "flotilla pilot stop 3"}, {"End all on a resource", "flotilla pilot stop --resource hpc"}}},
-                                   [&context, stopped] { return stop(context, *stopped, false); });
+  auto* stop_command =
+      context.add(pilot, "stop",
+                  {"end pilots and their jobs",
+                   "Their jobs get TERM, and KILL after a grace; then the pilots end.",
+                   {{"End one", "flotilla pilot stop 3"}, {"End all on a resource", "flotilla pilot stop --resource hpc"}}},
+                  [&context, stopped] { return stop(context, *stopped, false); });
   add_selection(context, stop_command, *stopped);
   context.add_json(stop_command);
 
   auto* drain = context.add(pilot, "drain",
-                            {"end pilots when their jobs have ended", "They take no new jobs, and end with their last one.",
+                            {"end pilots when their jobs have ended",
+                             "They take no new jobs, and end with their last one.",
                              {{"Before maintenance", "flotilla pilot drain --resource hpc && flotilla pilot wait --ended --resource hpc"}}},
                             [&context, stopped] { return stop(context, *stopped, true); });
   add_selection(context, drain, *stopped);
@@ -332,41 +346,44 @@ void add_pilot_commands(Context& context, CLI::App* root) {
     std::int64_t timeout_ms = 0;
   };
   const auto waiting = std::make_shared<WaitOptions>();
-  auto* wait = context.add(
-      pilot, "wait",
-      {"wait until pilots run", "Returns when each of them runs (with --ended: has ended); without a name: each that has not ended. The exit code is 1 when one fails instead, 5 after --timeout.",
-       {{"Wait at most ten minutes", "flotilla pilot wait 3 --timeout 10min"}}},
-      [&context, waiting]() -> Result<int> {
-        const Selection& selection = waiting->selection;
-        auto client = connected();
-        if (!client) return fail(client.error());
-        v1::WaitPilotsRequest request;
-        request.mutable_ids()->Add(selection.ids.begin(), selection.ids.end());
-        request.set_label(selection.label);
-        if (!selection.resource.empty()) {
-          v1::ListPilotsRequest listed;
-          listed.set_resource(selection.resource);
-          const auto there = (*client)->list_pilots(listed);
-          if (!there) return fail(there.error());
-          for (const auto& each : there->pilots()) request.add_ids(each.id());
-          if (request.ids().empty()) {
-            if (waiting->ended) return exit_code::ok;
-            return fail(Code::not_found, "no pilot runs on " + selection.resource, "start one with 'flotilla pilot start'");
-          }
-        }
-        request.set_ended(waiting->ended);
-        request.set_timeout_ms(waiting->timeout_ms);
-        StatusLine line;
-        line.show("waiting for pilots");
-        const Prompter prompter(**client, "", false, line);
-        const auto reply = (*client)->wait_pilots(request);
-        line.clear();
-        if (!reply) return fail(reply.error());
-        if (context.json) print_pilots(context, reply->pilots());
-        return exit_code::ok;
-      });
+  auto* wait =
+      context.add(pilot, "wait",
+                  {"wait until pilots run",
+                   "Returns when each of them runs (with --ended: has ended); without a name: each that has not ended. The exit code is 1 "
+                   "when one fails instead, 5 after --timeout.",
+                   {{"Wait at most ten minutes", "flotilla pilot wait 3 --timeout 10min"}}},
+                  [&context, waiting]() -> Result<int> {
+                    const Selection& selection = waiting->selection;
+                    auto client = connected();
+                    if (!client) return fail(client.error());
+                    v1::WaitPilotsRequest request;
+                    request.mutable_ids()->Add(selection.ids.begin(), selection.ids.end());
+                    request.set_label(selection.label);
+                    if (!selection.resource.empty()) {
+                      v1::ListPilotsRequest listed;
+                      listed.set_resource(selection.resource);
+                      const auto there = (*client)->list_pilots(listed);
+                      if (!there) return fail(there.error());
+                      for (const auto& each : there->pilots()) request.add_ids(each.id());
+                      if (request.ids().empty()) {
+                        if (waiting->ended) return exit_code::ok;
+                        return fail(Code::not_found, "no pilot runs on " + selection.resource, "start one with 'flotilla pilot start'");
+                      }
+                    }
+                    request.set_ended(waiting->ended);
+                    request.set_timeout_ms(waiting->timeout_ms);
+                    StatusLine line;
+                    line.show("waiting for pilots");
+                    const Prompter prompter(**client, "", false, line);
+                    const auto reply = (*client)->wait_pilots(request);
+                    line.clear();
+                    if (!reply) return fail(reply.error());
+                    if (context.json) print_pilots(context, reply->pilots());
+                    return exit_code::ok;
+                  });
   context.complete(add_ids(wait, "PILOT", waiting->selection.ids, "their ids"), Complete::pilot);
-  context.complete(wait->add_option("--resource", waiting->selection.resource, "those on this resource")->type_name("NAME"), Complete::resource);
+  context.complete(wait->add_option("--resource", waiting->selection.resource, "those on this resource")->type_name("NAME"),
+                   Complete::resource);
   context.complete(wait->add_option("--label", waiting->selection.label, "those with this label")->type_name("LABEL"), Complete::label);
   wait->add_flag("--ended", waiting->ended, "wait until they have ended");
   add_duration(wait, "--timeout", waiting->timeout_ms, "give up after this");

@@ -94,17 +94,13 @@ void Prompter::ask_one(const v1::Prompt& prompt) {
     question += "\nIs this key right? [yes/no] ";
     std::optional<std::string> said = ask(question, Echo::on, withdrawn_.get());
     while (said && *said != "yes" && *said != "no") said = ask("Please answer yes or no: ", Echo::on, withdrawn_.get());
-    if (said)
-      reply.set_text(*said);
-    else
-      reply.set_refused(true);
+    if (said) reply.set_text(*said);
+    else reply.set_refused(true);
   } else {
     if (question.empty() || question.back() != ' ') question += " ";
     const auto said = ask(question, prompt.kind() == v1::PROMPT_SECRET ? Echo::off : Echo::on, withdrawn_.get());
-    if (said)
-      reply.set_text(*said);
-    else
-      reply.set_refused(true);
+    if (said) reply.set_text(*said);
+    else reply.set_refused(true);
   }
   line_.resume();
   stream_->write(reply);

@@ -32,9 +32,9 @@ class Prompter {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<v1::Prompt> waiting_;
-  std::uint64_t asked_ = 0;         // the question that stands on the terminal
+  std::uint64_t asked_ = 0;  // the question that stands on the terminal
   bool ended_ = false;
-  unique_fd withdrawn_;             // eventfd: the question on the terminal is void
+  unique_fd withdrawn_;  // eventfd: the question on the terminal is void
   std::thread reader_, answerer_;
 };
 

@@ -66,8 +66,8 @@ Result<int> list(const Context& context) {
   for (const auto& resource : reply->resources()) {
     const auto& spec = resource.spec();
     rows.push_back({spec.name(), driver_text(spec), spec.location().empty() ? "-" : spec.location(),
-                    spec.gateway().empty() ? "-" : spec.gateway(),
-                    Cell(hub_text(resource), state_colour(state_text(resource.hub_state()))), resource.hub_message()});
+                    spec.gateway().empty() ? "-" : spec.gateway(), Cell(hub_text(resource), state_colour(state_text(resource.hub_state()))),
+                    resource.hub_message()});
   }
   print(format_table({{"NAME"}, {"DRIVER"}, {"LOCATION"}, {"GATEWAY"}, {"HUB"}, {"", Align::left, true}}, rows, context.out));
   return exit_code::ok;
@@ -134,8 +134,7 @@ Result<int> test_one(const Context& context, const std::string& name, bool accep
         return true;
       }
       const char* word = step_name(step.status());
-      std::string text = paint(pad(word, 8), state_colour(word), context.out) + pad(printable(step.name()), 15) +
-                         printable(step.message());
+      std::string text = paint(pad(word, 8), state_colour(word), context.out) + pad(printable(step.name()), 15) + printable(step.message());
       if (step.took_ms() >= 100) text += " (" + format_duration(step.took_ms()) + ")";
       print_line(text);
       if (!step.hint().empty()) print_line("        " + wrap("To do: " + printable(step.hint()), 100, 8));
@@ -201,10 +200,10 @@ void add_resource_commands(Context& context, CLI::App* root) {
           request.set_replace(adding->replace);
           const auto added = (*client)->add_resource(request);
           if (!added) return fail(added.error());
-          if (context.json)
-            parts.push_back(to_json(*added));
+          if (context.json) parts.push_back(to_json(*added));
           else
-            note("Added " + added->spec().name() + (added->spec().location().empty() ? ": this machine, since no --location was given." : "."));
+            note("Added " + added->spec().name() +
+                 (added->spec().location().empty() ? ": this machine, since no --location was given." : "."));
         }
         if (context.json) print_line(json_list(parts));
         int code = exit_code::ok;
@@ -221,24 +220,23 @@ void add_resource_commands(Context& context, CLI::App* root) {
         return code;
       });
   v1::ResourceSpec& spec = adding->spec;
-  auto* name = add->add_option_function<std::string>("NAME", [&spec](const std::string& value) { spec.set_name(value); },
-                                                     "how it is called from now on");
+  auto* name = add->add_option_function<std::string>(
+      "NAME", [&spec](const std::string& value) { spec.set_name(value); }, "how it is called from now on");
   name->type_name("");
-  const auto text = [&](const char* option, const char* type, void (v1::ResourceSpec::*set)(const std::string&),
-                        const char* help) {
+  const auto text = [&](const char* option, const char* type, void (v1::ResourceSpec::*set)(const std::string&), const char* help) {
     return add
-        ->add_option_function<std::string>(option, [&spec, set](const std::string& value) { (spec.*set)(value); }, help)
+        ->add_option_function<std::string>(
+            option, [&spec, set](const std::string& value) { (spec.*set)(value); }, help)
         ->type_name(type);
   };
-  text("--location", "[USER@]HOST[:PORT]", &v1::ResourceSpec::set_location<const std::string&>,
-       "where to log in; none = this machine");
+  text("--location", "[USER@]HOST[:PORT]", &v1::ResourceSpec::set_location<const std::string&>, "where to log in; none = this machine");
   context.complete(text("--driver", "NAME", &v1::ResourceSpec::set_driver<const std::string&>,
                         "how pilots are started: local or ssh (default: ssh when there is a location)")
                        ->check(CLI::IsMember({"local", "ssh"})),
                    Complete::choices);
-  context.complete(text("--gateway", "RESOURCE", &v1::ResourceSpec::set_gateway<const std::string&>,
-                        "the resource that the connection goes through"),
-                   Complete::resource);
+  context.complete(
+      text("--gateway", "RESOURCE", &v1::ResourceSpec::set_gateway<const std::string&>, "the resource that the connection goes through"),
+      Complete::resource);
   text("--scratch-dir", "FOLDER", &v1::ResourceSpec::set_scratch_dir<const std::string&>,
        "where files are put there; default: the first usable of ~/.cache/flotilla, /tmp, /dev/shm");
   context.complete(text("--transport", "NAME", &v1::ResourceSpec::set_transport<const std::string&>,
@@ -256,18 +254,20 @@ void add_resource_commands(Context& context, CLI::App* root) {
         ->take_all()
         ->allow_extra_args(false);
   };
-  lines("--host", "HOST", [](v1::ResourceSpec& to, const std::string& value) { to.add_hosts(value); },
-        "a node that the front end reaches by its own ssh (may be given several times); none = the front end itself");
-  lines("--setup", "LINE", [](v1::ResourceSpec& to, const std::string& value) { to.add_setup(value); },
-        "a shell line, run once before each pilot (may be given several times)");
+  lines(
+      "--host", "HOST", [](v1::ResourceSpec& to, const std::string& value) { to.add_hosts(value); },
+      "a node that the front end reaches by its own ssh (may be given several times); none = the front end itself");
+  lines(
+      "--setup", "LINE", [](v1::ResourceSpec& to, const std::string& value) { to.add_setup(value); },
+      "a shell line, run once before each pilot (may be given several times)");
   add_duration(add, "--setup-timeout", adding->setup_timeout_ms, "limit for all setup lines together (default: 10min)");
   add_assignments(add, "--env,-e", *spec.mutable_env(), "environment variable of pilots and their jobs", true);
   add_assignments(add, "--option,-o", *spec.mutable_options(), "option of the driver", false);
-  add->add_flag_function("--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "log more there, keep job folders");
-  context.complete(add->add_option("--from-file", adding->from_file, "take the description from a TOML file")
-                       ->type_name("FILE")
-                       ->excludes(name),
-                   Complete::file);
+  add->add_flag_function(
+      "--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "log more there, keep job folders");
+  context.complete(
+      add->add_option("--from-file", adding->from_file, "take the description from a TOML file")->type_name("FILE")->excludes(name),
+      Complete::file);
   add->add_flag("--replace", adding->replace, "when there is one with this name, change it");
   add->add_flag("--test", adding->test, "test it step by step");
   add->add_flag("--connect", adding->connect, "log in now");
@@ -275,7 +275,8 @@ void add_resource_commands(Context& context, CLI::App* root) {
   context.add_json(add);
 
   auto* list_command = context.add(resource, "list",
-                                   {"list resources and their hubs", "Shows each resource and whether its hub is connected.",
+                                   {"list resources and their hubs",
+                                    "Shows each resource and whether its hub is connected.",
                                     {{"All names, for a script", "flotilla resource list | cut -f1"}}},
                                    [&context] { return list(context); });
   context.add_json(list_command);
@@ -287,29 +288,27 @@ void add_resource_commands(Context& context, CLI::App* root) {
     return app;
   };
 
-  context.add_json(with_name("show",
-                             {"show one resource in full", "Shows its description and the state of its hub.",
-                              {{"Show one", "flotilla resource show hpc"}}},
-                             [&context](const std::string& which) -> Result<int> {
-                               auto client = connected();
-                               if (!client) return fail(client.error());
-                               v1::ListResourcesRequest request;
-                               request.set_name(which);
-                               const auto reply = (*client)->list_resources(request);
-                               if (!reply) return fail(reply.error());
-                               if (reply->resources().empty())
-                                 return fail(Code::not_found, "there is no resource '" + which + "'",
-                                             "'flotilla resource list' shows what there is");
-                               if (context.json)
-                                 print_line(to_json(reply->resources(0)));
-                               else
-                                 show_resource(reply->resources(0), context.out);
-                               return exit_code::ok;
-                             }));
+  context.add_json(with_name(
+      "show",
+      {"show one resource in full", "Shows its description and the state of its hub.", {{"Show one", "flotilla resource show hpc"}}},
+      [&context](const std::string& which) -> Result<int> {
+        auto client = connected();
+        if (!client) return fail(client.error());
+        v1::ListResourcesRequest request;
+        request.set_name(which);
+        const auto reply = (*client)->list_resources(request);
+        if (!reply) return fail(reply.error());
+        if (reply->resources().empty())
+          return fail(Code::not_found, "there is no resource '" + which + "'", "'flotilla resource list' shows what there is");
+        if (context.json) print_line(to_json(reply->resources(0)));
+        else show_resource(reply->resources(0), context.out);
+        return exit_code::ok;
+      }));
 
   const auto force = std::make_shared<bool>(false);
   with_name("remove",
-            {"remove a resource", "Disconnects it and forgets it. Refused while pilots run on it, unless --force is given.",
+            {"remove a resource",
+             "Disconnects it and forgets it. Refused while pilots run on it, unless --force is given.",
              {{"Remove one, and end its pilots", "flotilla resource remove hpc --force"}}},
             [force](const std::string& which) -> Result<int> {
               auto client = connected();
@@ -344,7 +343,8 @@ void add_resource_commands(Context& context, CLI::App* root) {
                             [accept_new](const std::string& which) { return connect_one(which, *accept_new, false); });
   connect->add_flag("--accept-new", *accept_new, "take the host's key as right when it is not known yet (never a changed one)");
   with_name("disconnect",
-            {"end the connection to a resource", "Its hub, pilots and jobs go on; 'flotilla resource connect' comes back to them.",
+            {"end the connection to a resource",
+             "Its hub, pilots and jobs go on; 'flotilla resource connect' comes back to them.",
              {{"Log out", "flotilla resource disconnect hpc"}}},
             [](const std::string& which) { return connect_one(which, false, true); });
 }

@@ -15,12 +15,12 @@
 namespace flotilla::cli {
 namespace {
 
-constexpr std::uint64_t shown_on_attach = 64 * 1024;   // of earlier output
+constexpr std::uint64_t shown_on_attach = 64 * 1024;  // of earlier output
 
 bool stdin_is_null() {
-  struct stat input {}, null {};
-  return fstat(STDIN_FILENO, &input) != 0 ||
-         (S_ISCHR(input.st_mode) && stat("/dev/null", &null) == 0 && input.st_rdev == null.st_rdev);
+  struct stat input {
+  }, null{};
+  return fstat(STDIN_FILENO, &input) != 0 || (S_ISCHR(input.st_mode) && stat("/dev/null", &null) == 0 && input.st_rdev == null.st_rdev);
 }
 
 // What the user reads on stderr, and the exit code, after a session.
@@ -31,7 +31,7 @@ int finish(const SessionResult& result) {
     note("flotilla: job " + id + " goes on; come back to it with 'flotilla attach " + id + "'");
     return exit_code::ok;
   }
-  if (!result.ended) return exit_code::canceled;   // left while it was being canceled
+  if (!result.ended) return exit_code::canceled;  // left while it was being canceled
   const v1::ExitReason& exit = result.exit;
   const int code = exit_code::of(exit);
   // A plain exit is told by its code alone, as the program itself would.
@@ -81,8 +81,7 @@ Result<int> run_job(v1::JobSpec spec, const RunOptions& options, JobDescription*
 }
 
 Result<int> run(const Context& context, const RunOptions& options) {
-  if (context.words.empty())
-    return fail(Code::invalid_argument, "nothing to run", "write 'flotilla run [OPTIONS] -- COMMAND [ARGUMENTS]'");
+  if (context.words.empty()) return fail(Code::invalid_argument, "nothing to run", "write 'flotilla run [OPTIONS] -- COMMAND [ARGUMENTS]'");
   auto job = make_job(options.job, context.words);
   if (!job) return fail(job.error());
   const v1::JobSpec spec = job->spec;
@@ -105,7 +104,7 @@ Result<int> submit(const Context& context, const SubmitOptions& options) {
     auto parsed = parse_jobs(*text, options.job.from_file);
     if (!parsed) return fail(parsed.error());
     jobs = std::move(*parsed);
-    const auto here = make_job(JobOptions(), {"-"});   // for the folder
+    const auto here = make_job(JobOptions(), {"-"});  // for the folder
     if (!here) return fail(here.error());
     for (auto& job : jobs) job.spec.set_client_folder(here->spec.client_folder());
   } else {
@@ -178,7 +177,8 @@ Result<int> attach(const AttachOptions& options) {
   open.set_job(options.job);
   open.set_from_end(options.only_new);
   if (!options.from_start && !options.only_new) open.set_tail_bytes(shown_on_attach);
-  if (session.pass_stdin && isatty(STDIN_FILENO)) note("flotilla: attached to job " + std::to_string(options.job) + "; Ctrl-P Ctrl-Q leaves it");
+  if (session.pass_stdin && isatty(STDIN_FILENO))
+    note("flotilla: attached to job " + std::to_string(options.job) + "; Ctrl-P Ctrl-Q leaves it");
   auto result = run_session(*client, std::move(open), session);
   if (!result) return fail(result.error());
   return finish(*result);
@@ -273,11 +273,9 @@ Result<int> exec(const Context& context, const ExecOptions& options) {
   if ((options.job == 0) == options.label.empty())
     return fail(Code::invalid_argument, options.job == 0 ? "no job is named" : "both a job and --on are given",
                 "write 'flotilla exec JOB -- COMMAND', or 'flotilla exec --on LABEL -- COMMAND' for all running jobs of a label");
-  if (context.words.empty())
-    return fail(Code::invalid_argument, "nothing to run", "write 'flotilla exec JOB -- COMMAND [ARGUMENTS]'");
+  if (context.words.empty()) return fail(Code::invalid_argument, "nothing to run", "write 'flotilla exec JOB -- COMMAND [ARGUMENTS]'");
   if (!options.label.empty()) {
-    if (options.run.terminal)
-      return fail(Code::invalid_argument, "-t works with one job only", "name the job");
+    if (options.run.terminal) return fail(Code::invalid_argument, "-t works with one job only", "name the job");
     return exec_on_label(context, options);
   }
   v1::JobSpec spec = options.run.job.job.spec;
@@ -343,9 +341,9 @@ void add_run_commands(Context& context, CLI::App* root) {
   add_job_options(context, submit_command, submitting->job);
   context.complete(submit_command->add_option("--stdin", submitting->stdin_file, "what it reads (default: nothing)")->type_name("FILE"),
                    Complete::file);
-  context.complete(submit_command->add_option("--from-file", submitting->job.from_file, "take the descriptions from a TOML file")
-                       ->type_name("FILE"),
-                   Complete::file);
+  context.complete(
+      submit_command->add_option("--from-file", submitting->job.from_file, "take the descriptions from a TOML file")->type_name("FILE"),
+      Complete::file);
   submit_command->add_flag("--wait", submitting->wait, "wait until they have ended; exit code 1 when one failed");
   context.add_json(submit_command);
 
@@ -376,18 +374,19 @@ void add_run_commands(Context& context, CLI::App* root) {
       [&context, executing] { return exec(context, *executing); });
   context.takes_words[exec_command] = true;
   context.complete(add_id(exec_command, "JOB", executing->job, "its id"), Complete::job);
-  context.complete(exec_command->add_option("--on", executing->label, "beside all running jobs with this label")->type_name("LABEL"), Complete::label);
+  context.complete(exec_command->add_option("--on", executing->label, "beside all running jobs with this label")->type_name("LABEL"),
+                   Complete::label);
   exec_command->add_flag("-t,--terminal", executing->run.terminal, "give it a terminal");
   exec_command->add_flag("-n,--no-stdin", executing->run.no_stdin, "it reads nothing");
   add_assignments(exec_command, "--env,-e", *executing->run.job.job.spec.mutable_env(), "environment variable", true);
 
   const auto entered = std::make_shared<std::uint64_t>(0);
-  auto* shell_command = context.add(
-      root, "shell",
-      {"open a shell on a pilot's node",
-       "Opens the user's login shell on a node of a pilot, without taking a slot. A command may be given instead.",
-       {{"A shell on pilot 3", "flotilla shell 3"}, {"Without the pilot's number", "flotilla run --on hpc -t -- bash -l"}}},
-      [&context, entered] { return shell(context, *entered); });
+  auto* shell_command =
+      context.add(root, "shell",
+                  {"open a shell on a pilot's node",
+                   "Opens the user's login shell on a node of a pilot, without taking a slot. A command may be given instead.",
+                   {{"A shell on pilot 3", "flotilla shell 3"}, {"Without the pilot's number", "flotilla run --on hpc -t -- bash -l"}}},
+                  [&context, entered] { return shell(context, *entered); });
   context.takes_words[shell_command] = true;
   context.complete(add_id(shell_command, "PILOT", *entered, "its id")->required(), Complete::pilot);
 }

@@ -61,15 +61,15 @@ bool waits(const v1::Job& job) { return job.state() <= v1::JOB_QUEUED || (job.st
 class Connection {
  public:
   struct Offsets {
-    std::uint64_t next[3] = {};   // by stream number: 1 stdout, 2 stderr
+    std::uint64_t next[3] = {};  // by stream number: 1 stdout, 2 stderr
     bool known[3] = {};
   };
-  Connection(DaemonClient& client, const v1::AttachOpen& open, const SessionOptions& options, Offsets& offsets,
-             TerminalModes& modes, StatusLine& line, const unique_fd& bell)
+  Connection(DaemonClient& client, const v1::AttachOpen& open, const SessionOptions& options, Offsets& offsets, TerminalModes& modes,
+             StatusLine& line, const unique_fd& bell)
       : options_(options), offsets_(offsets), modes_(modes), line_(line), bell_(bell), stream_(client.attach()) {
     v1::AttachInput first;
     *first.mutable_open() = open;
-    stream_->write(first);   // when it fails, read() fails too, and finish() says why
+    stream_->write(first);  // when it fails, read() fails too, and finish() says why
     reader_ = std::thread([this] { read(); });
   }
   ~Connection() {
@@ -100,9 +100,9 @@ class Connection {
   struct Seen {
     std::optional<v1::Job> job;
     std::optional<v1::ExitReason> exit;
-    bool over = false;             // nothing more comes
-    Status status;                 // of the end
-    bool lost = false;             // the connection broke
+    bool over = false;  // nothing more comes
+    Status status;      // of the end
+    bool lost = false;  // the connection broke
     bool output_closed = false;
   };
   Seen look() {
@@ -116,7 +116,7 @@ class Connection {
     while (stream_->read(message)) {
       if (message.has_output()) {
         if (!show(message.output())) {
-          stream_->cancel();   // else the end would wait for what nobody reads
+          stream_->cancel();  // else the end would wait for what nobody reads
           const std::scoped_lock lock(mutex_);
           seen_.output_closed = true;
           break;
@@ -148,7 +148,7 @@ class Connection {
     if (number != 1 && number != 2) return true;
     std::string_view data = chunk.data();
     std::uint64_t& next = offsets_.next[number];
-    if (offsets_.known[number] && chunk.offset() < next) {   // sent again after a reconnect
+    if (offsets_.known[number] && chunk.offset() < next) {  // sent again after a reconnect
       const std::uint64_t twice = next - chunk.offset();
       if (twice >= data.size()) return true;
       data.remove_prefix(twice);
@@ -224,12 +224,14 @@ class Session {
         }
         if (result_.ended || result_.detached) return done();
         if (seen.status && !result_.ended && open_.no_follow()) return done();
-        const bool again = (seen.lost || (!seen.status && seen.status.error().code == Code::unavailable)) &&
-                           result_.job.id() != 0;
+        const bool again = (seen.lost || (!seen.status && seen.status.error().code == Code::unavailable)) && result_.job.id() != 0;
         if (!again) {
           if (!seen.status) return fail_with(seen.status.error());
-          return fail_with(Error{Code::internal, "the daemon ended the connection to job " + id_text() + " without its end",
-                                 "see 'flotilla logs daemon'", Retry::yes, {}});
+          return fail_with(Error{Code::internal,
+                                 "the daemon ended the connection to job " + id_text() + " without its end",
+                                 "see 'flotilla logs daemon'",
+                                 Retry::yes,
+                                 {}});
         }
         if (auto back = reconnect(); !back) return fail_with(back.error());
         if (result_.left) return done();
@@ -292,15 +294,12 @@ class Session {
     pollfd fds[3] = {{bell_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {-1, POLLIN, 0}};
     const bool room = stdin_open_ && connection_->queued_bytes() < stdin_ahead;
     if (room) {
-      if (stdin_is_ours())
-        fds[2].fd = STDIN_FILENO;
-      else
-        at(now + background_check);
+      if (stdin_is_ours()) fds[2].fd = STDIN_FILENO;
+      else at(now + background_check);
     }
     int timeout = -1;
-    if (next) timeout = static_cast<int>(std::max<std::int64_t>(
-                            0, std::chrono::ceil<milliseconds>(*next - now).count()));
-    if (poll(fds, 3, timeout) < 0) return;   // EINTR
+    if (next) timeout = static_cast<int>(std::max<std::int64_t>(0, std::chrono::ceil<milliseconds>(*next - now).count()));
+    if (poll(fds, 3, timeout) < 0) return;  // EINTR
     if (fds[0].revents) {
       std::uint64_t rung = 0;
       [[maybe_unused]] const auto n = read(bell_.get(), &rung, sizeof rung);
@@ -329,7 +328,7 @@ class Session {
     v1::WhyJobRequest request;
     request.set_id(result_.job.id());
     const auto reply = client_->why_job(request, why_limit);
-    const auto seen = connection_->look();   // it may have started meanwhile
+    const auto seen = connection_->look();  // it may have started meanwhile
     if (seen.job) take(*seen.job);
     if (!waiting() || seen.over) {
       line_.clear();
@@ -366,7 +365,7 @@ class Session {
       } else if (number == SIGHUP && options_.hang_up_detaches) {
         hang_up();
       } else if (waiting()) {
-        cancel();   // nothing runs that could take a signal
+        cancel();  // nothing runs that could take a signal
       } else {
         pass(number);
       }
@@ -433,7 +432,7 @@ class Session {
     if (n <= 0) {
       stdin_open_ = false;
       const bool on_terminal = guard_ && guard_->active();
-      if (on_terminal && (options_.raw_terminal || n < 0)) {   // its window was closed; a Ctrl-D is a key like others
+      if (on_terminal && (options_.raw_terminal || n < 0)) {  // its window was closed; a Ctrl-D is a key like others
         hang_up();
         return;
       }
@@ -559,7 +558,7 @@ class Session {
   std::unique_ptr<DaemonClient>& client_;
   v1::AttachOpen open_;
   const SessionOptions options_;
-  unique_fd bell_;      // eventfd: the reader saw something
+  unique_fd bell_;  // eventfd: the reader saw something
   unique_fd signals_;
   StatusLine line_;
   Connection::Offsets offsets_;

@@ -98,7 +98,7 @@ TerminalGuard::TerminalGuard(int fd, Mode mode) : fd_(fd) {
   if (mode == Mode::raw) {
     cfmakeraw(&wanted_);
   } else {
-    wanted_.c_iflag &= ~static_cast<tcflag_t>(IXON);   // else Ctrl-Q never arrives
+    wanted_.c_iflag &= ~static_cast<tcflag_t>(IXON);  // else Ctrl-Q never arrives
     wanted_.c_cc[VEOL2] = 'Q' & 0x1F;
   }
   changed_fd = fd;

@@ -25,8 +25,8 @@ bool write_all(int fd, std::string_view data);
 class TerminalGuard {
  public:
   enum class Mode {
-    raw,           // every key goes on as it is
-    line_detach,   // lines as usual, but Ctrl-Q ends one too, so that the detach keys are seen
+    raw,          // every key goes on as it is
+    line_detach,  // lines as usual, but Ctrl-Q ends one too, so that the detach keys are seen
   };
   TerminalGuard(int fd, Mode mode);
   ~TerminalGuard();
@@ -34,7 +34,7 @@ class TerminalGuard {
   TerminalGuard& operator=(const TerminalGuard&) = delete;
   bool active() const { return active_; }
   void restore();
-  void apply_again();   // after a stop (Ctrl-Z) and `fg`
+  void apply_again();  // after a stop (Ctrl-Z) and `fg`
 
  private:
   int fd_;

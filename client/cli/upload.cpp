@@ -36,8 +36,7 @@ struct Digest {
   Digest& operator=(const Digest&) = delete;
 };
 
-Status upload_one(DaemonClient& client, const std::string& name, const std::string& path, v1::InputFile& file,
-                  StatusLine& line) {
+Status upload_one(DaemonClient& client, const std::string& name, const std::string& path, v1::InputFile& file, StatusLine& line) {
   const unique_fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return fail(errno_error(Code::invalid_argument, "open the input file " + path));
   struct stat info {};

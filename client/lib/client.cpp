@@ -65,16 +65,24 @@ FlotillaError::Details details_of(const grpc::Status& status) {
   FlotillaError::Details details;
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
-      details = {ErrorCode::unavailable, "the connection to the daemon ended (" + status.error_message() + ")", "see 'flotilla logs daemon'", true, {}, {}};
+      details = {ErrorCode::unavailable,
+                 "the connection to the daemon ended (" + status.error_message() + ")",
+                 "see 'flotilla logs daemon'",
+                 true,
+                 {},
+                 {}};
       break;
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       details = {ErrorCode::timed_out, "the daemon did not answer in time", "see 'flotilla logs daemon'", true, {}, {}};
       break;
-    case grpc::StatusCode::CANCELLED:
-      details = {ErrorCode::canceled, "canceled", "", false, {}, {}};
-      break;
+    case grpc::StatusCode::CANCELLED: details = {ErrorCode::canceled, "canceled", "", false, {}, {}}; break;
     case grpc::StatusCode::UNIMPLEMENTED:
-      details = {ErrorCode::version_mismatch, "the running daemon does not know this call: " + status.error_message(), "run 'flotilla daemon restart'", false, {}, {}};
+      details = {ErrorCode::version_mismatch,
+                 "the running daemon does not know this call: " + status.error_message(),
+                 "run 'flotilla daemon restart'",
+                 false,
+                 {},
+                 {}};
       break;
     default:
       details.message = "the daemon answered with an error without an explanation: " + status.error_message() + " (gRPC code " +
@@ -107,7 +115,8 @@ class MappedFile {
     const unique_fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat info {};
     if (!fd || fstat(fd.get(), &info) != 0) detail::raise(errno_error(Code::not_found, "cannot read the input file " + path));
-    if (!S_ISREG(info.st_mode)) detail::raise({ErrorCode::invalid_argument, "the input file " + path + " is not a regular file", "", false, {}, {}});
+    if (!S_ISREG(info.st_mode))
+      detail::raise({ErrorCode::invalid_argument, "the input file " + path + " is not a regular file", "", false, {}, {}});
     mode_ = info.st_mode & 0777;
     size_ = static_cast<std::size_t>(info.st_size);
     if (size_ == 0) return;
@@ -153,8 +162,8 @@ class WorkerState {
 class Session : public std::enable_shared_from_this<Session> {
  public:
   explicit Session(DaemonOptions options)
-      : options_(std::move(options)),
-        watch_([this](const auto& request) { return why(request); }, options_.on_waiting ? options_.on_waiting : WaitHandler(tell_on_stderr)) {
+      : options_(std::move(options)), watch_([this](const auto& request) { return why(request); },
+                                             options_.on_waiting ? options_.on_waiting : WaitHandler(tell_on_stderr)) {
     socket_ = options_.socket.empty() ? daemon_socket() : std::filesystem::path(options_.socket);
     // A socket that was named is another's daemon: it is not ours to start.
     const bool may_start = options_.start && options_.socket.empty();
@@ -173,7 +182,10 @@ class Session : public std::enable_shared_from_this<Session> {
       raise({ErrorCode::version_mismatch,
              "the running daemon (" + info.build() + ") speaks protocol " + std::to_string(info.protocol()) + ", this library (" +
                  build_version() + ") " + std::to_string(protocol_version),
-             "run 'flotilla daemon restart', or install a library of the same version", false, {}, {}});
+             "run 'flotilla daemon restart', or install a library of the same version",
+             false,
+             {},
+             {}});
   }
 
   ~Session() {
@@ -215,8 +227,8 @@ class Session : public std::enable_shared_from_this<Session> {
   }
   // `done` runs on a thread of gRPC: it must not block.
   template <class Request, class Reply>
-  void call_async(void (Stub::async::*method)(grpc::ClientContext*, const Request*, Reply*, std::function<void(grpc::Status)>), Request request,
-                  std::function<void(grpc::Status, Reply&)> done) {
+  void call_async(void (Stub::async::*method)(grpc::ClientContext*, const Request*, Reply*, std::function<void(grpc::Status)>),
+                  Request request, std::function<void(grpc::Status, Reply&)> done) {
     struct Call {
       grpc::ClientContext context;
       Request request;
@@ -256,7 +268,8 @@ class Session : public std::enable_shared_from_this<Session> {
     const bool somebody = options_.prompts || ::access("/dev/tty", R_OK | W_OK) == 0;
     if (!(somebody && (options_.prompts || ::isatty(STDERR_FILENO))) && !options_.accept_new_host_keys) return;
     prompt_context_ = std::make_unique<grpc::ClientContext>();
-    prompt_thread_ = std::thread([this, handler = options_.prompts ? options_.prompts : PromptHandler(ask_on_terminal)] { run_prompts(handler); });
+    prompt_thread_ =
+        std::thread([this, handler = options_.prompts ? options_.prompts : PromptHandler(ask_on_terminal)] { run_prompts(handler); });
   }
 
   // ---- input files
@@ -286,7 +299,8 @@ class Session : public std::enable_shared_from_this<Session> {
       grpc::ClientContext context;
       // Once the connection was lost the channel looks for the new daemon by itself.
       context.set_wait_for_ready(lost_at.has_value());
-      if (lost_at) context.set_deadline(std::chrono::system_clock::now() + restart_limit + Duration(std::max<std::int64_t>(0, request.timeout_ms())));
+      if (lost_at)
+        context.set_deadline(std::chrono::system_clock::now() + restart_limit + Duration(std::max<std::int64_t>(0, request.timeout_ms())));
       Reply reply;
       const auto status = (stub_.get()->*method)(&context, request, &reply);
       if (status.ok()) return reply;
@@ -323,11 +337,18 @@ class Session : public std::enable_shared_from_this<Session> {
     const Watch::Wait watched(watch_, why_of(id), false);
     for (;;) {
       const auto reply = call_through_restart(&Stub::WaitJobs, wait_request(id, running, deadline));
-      if (reply.jobs_size() == 0) raise({ErrorCode::not_found, "there is no job " + std::to_string(id), "see 'flotilla job list'", false, {}, {}});
+      if (reply.jobs_size() == 0)
+        raise({ErrorCode::not_found, "there is no job " + std::to_string(id), "see 'flotilla job list'", false, {}, {}});
       JobInfo info = from_wire(reply.jobs(0));
       if (wait_over(info, running)) return info;
       if (left_until(deadline).count() == 0)
-        raise({ErrorCode::timed_out, "job " + std::to_string(id) + " is still " + std::string(to_string(info.state)) + (info.message.empty() ? "" : ": " + info.message), "", true, {}, {}});
+        raise({ErrorCode::timed_out,
+               "job " + std::to_string(id) + " is still " + std::string(to_string(info.state)) +
+                   (info.message.empty() ? "" : ": " + info.message),
+               "",
+               true,
+               {},
+               {}});
     }
   }
   std::vector<JobInfo> wait_jobs(const std::vector<std::uint64_t>& ids, Clock::time_point deadline) {
@@ -345,15 +366,27 @@ class Session : public std::enable_shared_from_this<Session> {
       request.set_ended(ended);
       if (const auto left = left_until(deadline); left != no_limit) request.set_timeout_ms(std::max<std::int64_t>(1, left.count()));
       const auto reply = call_through_restart(&Stub::WaitPilots, request);
-      if (reply.pilots_size() == 0) raise({ErrorCode::not_found, "there is no pilot " + std::to_string(id), "see 'flotilla pilot list'", false, {}, {}});
+      if (reply.pilots_size() == 0)
+        raise({ErrorCode::not_found, "there is no pilot " + std::to_string(id), "see 'flotilla pilot list'", false, {}, {}});
       PilotInfo info = from_wire(reply.pilots(0));
       if (has_ended(info.state)) {
         if (ended) return info;
-        raise({ErrorCode::failed_precondition, "pilot " + std::to_string(id) + " has ended" + (info.message.empty() ? "" : ": " + info.message), "", false, {}, {}});
+        raise({ErrorCode::failed_precondition,
+               "pilot " + std::to_string(id) + " has ended" + (info.message.empty() ? "" : ": " + info.message),
+               "",
+               false,
+               {},
+               {}});
       }
       if (!ended && (info.state == PilotState::running || info.state == PilotState::draining)) return info;
       if (left_until(deadline).count() == 0)
-        raise({ErrorCode::timed_out, "pilot " + std::to_string(id) + " is still " + std::string(to_string(info.state)) + (info.message.empty() ? "" : ": " + info.message), "", true, {}, {}});
+        raise({ErrorCode::timed_out,
+               "pilot " + std::to_string(id) + " is still " + std::string(to_string(info.state)) +
+                   (info.message.empty() ? "" : ": " + info.message),
+               "",
+               true,
+               {},
+               {}});
     }
   }
 
@@ -365,7 +398,8 @@ class Session : public std::enable_shared_from_this<Session> {
     v1::ListJobsRequest request;
     request.add_ids(id);
     const auto reply = call(&Stub::ListJobs, request);
-    if (reply.jobs_size() == 0) raise({ErrorCode::not_found, "there is no job " + std::to_string(id), "see 'flotilla job list'", false, {}, {}});
+    if (reply.jobs_size() == 0)
+      raise({ErrorCode::not_found, "there is no job " + std::to_string(id), "see 'flotilla job list'", false, {}, {}});
     return from_wire(reply.jobs(0));
   }
 
@@ -487,7 +521,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void put_blob(const std::string& hash, std::string_view bytes) {
     if (v1::BlobInfo info; put_chunks(hash, {}, info) && info.present()) return;
     v1::BlobInfo info;
-    if (!put_chunks(hash, bytes, info)) raise({ErrorCode::unavailable, "the connection to the daemon ended while a file was sent", "", true, {}, {}});
+    if (!put_chunks(hash, bytes, info))
+      raise({ErrorCode::unavailable, "the connection to the daemon ended while a file was sent", "", true, {}, {}});
   }
   bool put_chunks(const std::string& hash, std::string_view bytes, v1::BlobInfo& info) {
     grpc::ClientContext context;
@@ -531,7 +566,9 @@ class Session : public std::enable_shared_from_this<Session> {
     while (call->Read(&wire)) {
       if (wire.withdrawn()) continue;  // handlers run one after the other: this one was answered or is over
       Prompt prompt;
-      prompt.kind = wire.kind() == v1::PROMPT_HOST_KEY ? Prompt::Kind::host_key : wire.kind() == v1::PROMPT_SECRET ? Prompt::Kind::secret : Prompt::Kind::text;
+      prompt.kind = wire.kind() == v1::PROMPT_HOST_KEY ? Prompt::Kind::host_key
+                    : wire.kind() == v1::PROMPT_SECRET ? Prompt::Kind::secret
+                                                       : Prompt::Kind::text;
       prompt.resource = wire.resource();
       prompt.text = wire.text();
       prompt.fingerprint = wire.fingerprint();
@@ -596,7 +633,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
 class AttachState {
  public:
-  AttachState(std::shared_ptr<Session> session, std::uint64_t job, bool from_end) : session_(std::move(session)), call_(session_->stub().Attach(&context_)) {
+  AttachState(std::shared_ptr<Session> session, std::uint64_t job, bool from_end)
+      : session_(std::move(session)), call_(session_->stub().Attach(&context_)) {
     v1::AttachInput input;
     input.mutable_open()->set_job(job);
     input.mutable_open()->set_from_end(from_end);
@@ -610,14 +648,14 @@ class AttachState {
     call_->WritesDone();
     context_.TryCancel();
     v1::AttachOutput rest;
-    while (call_->Read(&rest)) {
-    }
+    while (call_->Read(&rest)) {}
     call_->Finish();
   }
   void send(const v1::AttachInput& input) {
     std::lock_guard lock(writing_);  // reading and writing may be on two threads, two writers may not
     if (!call_->Write(input))
-      raise(FlotillaError::Details{ErrorCode::failed_precondition, "the job has ended, or the connection to the daemon: no input can be sent", "", false, {}, {}});
+      raise(FlotillaError::Details{
+          ErrorCode::failed_precondition, "the job has ended, or the connection to the daemon: no input can be sent", "", false, {}, {}});
   }
   std::optional<Attachment::Event> next() {
     if (finished_) return std::nullopt;
@@ -664,7 +702,8 @@ ResourceInfo Resource::info() const {
   v1::ListResourcesRequest request;
   request.set_name(name_);
   const auto reply = session_->call(&Stub::ListResources, request);
-  if (reply.resources_size() == 0) detail::raise({ErrorCode::not_found, "there is no resource '" + name_ + "'", "see 'flotilla resource list'", false, {}, {}});
+  if (reply.resources_size() == 0)
+    detail::raise({ErrorCode::not_found, "there is no resource '" + name_ + "'", "see 'flotilla resource list'", false, {}, {}});
   return detail::from_wire(reply.resources(0));
 }
 
@@ -719,7 +758,8 @@ PilotInfo Pilot::info() const {
   request.add_ids(id_);
   request.set_ended(true);
   const auto reply = session_->call(&Stub::ListPilots, request);
-  if (reply.pilots_size() == 0) detail::raise({ErrorCode::not_found, "there is no pilot " + std::to_string(id_), "see 'flotilla pilot list'", false, {}, {}});
+  if (reply.pilots_size() == 0)
+    detail::raise({ErrorCode::not_found, "there is no pilot " + std::to_string(id_), "see 'flotilla pilot list'", false, {}, {}});
   return detail::from_wire(reply.pilots(0));
 }
 PilotInfo Pilot::wait(Duration limit) const { return session_->wait_pilot(id_, false, deadline_of(limit)); }
@@ -998,7 +1038,13 @@ std::vector<Job> Daemon::submit_many(const std::vector<CommandSpec>& specs) cons
   std::vector<Job> jobs;
   const auto reply = session_->call(&Stub::Submit, request);
   for (const auto id : reply.ids()) jobs.push_back(Job(session_, id));
-  if (jobs.size() != specs.size()) detail::raise({ErrorCode::internal, "the daemon took " + std::to_string(jobs.size()) + " of " + std::to_string(specs.size()) + " jobs", "", false, {}, {}});
+  if (jobs.size() != specs.size())
+    detail::raise({ErrorCode::internal,
+                   "the daemon took " + std::to_string(jobs.size()) + " of " + std::to_string(specs.size()) + " jobs",
+                   "",
+                   false,
+                   {},
+                   {}});
   return jobs;
 }
 std::vector<JobInfo> Daemon::wait_all(const std::vector<Job>& jobs, Duration limit) const {

@@ -3,7 +3,8 @@
 namespace flotilla {
 
 std::string_view to_string(HubState state) {
-  constexpr std::string_view names[] = {"none", "connecting", "authenticating", "uploading", "starting", "connected", "unreachable", "failed"};
+  constexpr std::string_view names[] = {"none",     "connecting", "authenticating", "uploading",
+                                        "starting", "connected",  "unreachable",    "failed"};
   const auto index = static_cast<std::size_t>(state);
   return index < std::size(names) ? names[index] : "unknown";
 }
@@ -18,7 +19,7 @@ std::string_view to_string(JobState state) {
   return index < std::size(names) ? names[index] : "unknown";
 }
 std::string_view to_string(ExitKind kind) {
-  constexpr std::string_view names[] = {"none", "exited", "signaled", "time_limit", "canceled", "queue_timeout",
+  constexpr std::string_view names[] = {"none",          "exited",       "signaled",   "time_limit",  "canceled",    "queue_timeout",
                                         "start_timeout", "start_failed", "pilot_lost", "pilot_ended", "client_gone", "refused"};
   const auto index = static_cast<std::size_t>(kind);
   return index < std::size(names) ? names[index] : "unknown";
@@ -139,9 +140,18 @@ DaemonInfo from_wire(const v1::DaemonInfo& wire) {
 ResourceInfo from_wire(const v1::Resource& wire) {
   ResourceInfo info;
   const auto& spec = wire.spec();
-  info.spec = {spec.name(), spec.location(), spec.driver(), spec.gateway(), spec.scratch_dir(),
-               {spec.env().begin(), spec.env().end()}, {spec.setup().begin(), spec.setup().end()}, spec.transport(),
-               {spec.hosts().begin(), spec.hosts().end()}, {spec.options().begin(), spec.options().end()}, spec.debug(), Duration(spec.setup_timeout_ms())};
+  info.spec = {spec.name(),
+               spec.location(),
+               spec.driver(),
+               spec.gateway(),
+               spec.scratch_dir(),
+               {spec.env().begin(), spec.env().end()},
+               {spec.setup().begin(), spec.setup().end()},
+               spec.transport(),
+               {spec.hosts().begin(), spec.hosts().end()},
+               {spec.options().begin(), spec.options().end()},
+               spec.debug(),
+               Duration(spec.setup_timeout_ms())};
   info.hub_state = static_cast<HubState>(wire.hub_state());
   info.hub_message = wire.hub_message();
   info.hub_host = wire.hub_host();
@@ -154,8 +164,15 @@ PilotInfo from_wire(const v1::Pilot& wire) {
   PilotInfo info;
   info.id = wire.id();
   const auto& spec = wire.spec();
-  info.spec = {spec.resource(), spec.node_count(), spec.slots_per_node(), Duration(spec.time_ms()), spec.label(),
-               {spec.options().begin(), spec.options().end()}, Duration(spec.idle_ms()), Duration(spec.cutoff_ms()), spec.debug()};
+  info.spec = {spec.resource(),
+               spec.node_count(),
+               spec.slots_per_node(),
+               Duration(spec.time_ms()),
+               spec.label(),
+               {spec.options().begin(), spec.options().end()},
+               Duration(spec.idle_ms()),
+               Duration(spec.cutoff_ms()),
+               spec.debug()};
   info.state = static_cast<PilotState>(wire.state());
   info.message = wire.message();
   for (const auto& node : wire.nodes())
@@ -200,7 +217,8 @@ JobInfo from_wire(const v1::Job& wire) {
 }
 
 ExitReason from_wire(const v1::ExitReason& wire) {
-  return {static_cast<ExitKind>(wire.kind()), wire.code(), wire.signal(), wire.message(), wire.stderr_tail(), wire.host(), wire.core_dumped()};
+  return {
+      static_cast<ExitKind>(wire.kind()), wire.code(), wire.signal(), wire.message(), wire.stderr_tail(), wire.host(), wire.core_dumped()};
 }
 
 TestStep from_wire(const v1::TestStep& wire) {

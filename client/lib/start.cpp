@@ -55,8 +55,7 @@ Status start_daemon(const std::string& program) {
   }
   int status = 0;
   pid_t waited;
-  while ((waited = ::waitpid(pid, &status, 0)) < 0 && errno == EINTR) {
-  }
+  while ((waited = ::waitpid(pid, &status, 0)) < 0 && errno == EINTR) {}
   // ECHILD: the host program ignores SIGCHLD; whether it worked shows when the socket is tried again.
   if (waited == pid && !(WIFEXITED(status) && WEXITSTATUS(status) == 0)) {
     while (!said.empty() && said.back() == '\n') said.pop_back();
@@ -78,9 +77,13 @@ Result<unique_fd> try_connect(const std::filesystem::path& socket) {
 Result<unique_fd> reach_daemon(const std::filesystem::path& socket, bool start, const std::string& program) {
   auto fd = try_connect(socket);
   if (fd || fd.error().code != Code::unavailable) return fd;
-  if (!start) return fail(Code::unavailable, "no daemon runs (nobody listens at " + socket.native() + ")", "run 'flotilla daemon start'", Retry::yes);
+  if (!start)
+    return fail(Code::unavailable, "no daemon runs (nobody listens at " + socket.native() + ")", "run 'flotilla daemon start'", Retry::yes);
   const char* from_environment = std::getenv("FLOTILLA_PROGRAM");
-  if (auto status = start_daemon(!program.empty() ? program : from_environment && *from_environment ? from_environment : "flotilla"); !status)
+  if (auto status = start_daemon(!program.empty()                        ? program
+                                 : from_environment && *from_environment ? from_environment
+                                                                         : "flotilla");
+      !status)
     return fail(status.error());
   return try_connect(socket);
 }

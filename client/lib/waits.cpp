@@ -8,9 +8,9 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto first_look = 2s;    // what begins sooner is not worth a line
-constexpr auto last_pause = 60s;   // pauses between two looks double up to this
-constexpr auto patience = 8s;      // what passes by itself (a pilot that starts, slots that others hold) is told later still
+constexpr auto first_look = 2s;   // what begins sooner is not worth a line
+constexpr auto last_pause = 60s;  // pauses between two looks double up to this
+constexpr auto patience = 8s;     // what passes by itself (a pilot that starts, slots that others hold) is told later still
 
 bool waiting(v1::JobState state) { return state == v1::JOB_SUBMITTED || state == v1::JOB_QUEUED; }
 

@@ -4,17 +4,20 @@
 
 enum { gss_s_failure = 13 << 16 };
 
-struct oid { unsigned int length; void* elements; };
+struct oid {
+  unsigned int length;
+  void* elements;
+};
 static struct oid no_name_type;
 void* GSS_C_NT_HOSTBASED_SERVICE = &no_name_type;
 void* GSS_C_NT_USER_NAME = &no_name_type;
 
 /* Every function gives its first argument, the minor status, a value, and touches no other. */
-#define STUB(name)                        \
-  unsigned int name(unsigned int* minor); \
+#define STUB(name)                         \
+  unsigned int name(unsigned int* minor);  \
   unsigned int name(unsigned int* minor) { \
-    if (minor) *minor = 0;                \
-    return gss_s_failure;                 \
+    if (minor) *minor = 0;                 \
+    return gss_s_failure;                  \
   }
 
 STUB(gss_accept_sec_context)

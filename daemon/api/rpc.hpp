@@ -36,12 +36,8 @@ inline grpc::StatusCode grpc_code(Code code) {
   return grpc::StatusCode::UNKNOWN;
 }
 
-inline grpc::Status grpc_status(const Error& error) {
-  return {grpc_code(error.code), error.message, to_wire(error).SerializeAsString()};
-}
-inline grpc::Status grpc_status(const Status& status) {
-  return status ? grpc::Status::OK : grpc_status(status.error());
-}
+inline grpc::Status grpc_status(const Error& error) { return {grpc_code(error.code), error.message, to_wire(error).SerializeAsString()}; }
+inline grpc::Status grpc_status(const Status& status) { return status ? grpc::Status::OK : grpc_status(status.error()); }
 
 // One request, one answer.
 template <class Request, class Answer>
@@ -256,7 +252,7 @@ template <class In, class Answer>
 class Upload final : public grpc::ServerReadReactor<In> {
  public:
   Upload(boost::asio::io_context& io, Answer* answer) : io_(io), answer_(answer) {}
-  std::function<Status(In)> on_message;          // an error ends the call
+  std::function<Status(In)> on_message;  // an error ends the call
   std::function<Result<Answer>()> on_end;
 
   void begin() { this->StartRead(&incoming_); }

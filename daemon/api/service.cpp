@@ -51,7 +51,8 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
   Status listen(const std::filesystem::path& socket) {
     path_ = socket.string();
     if (path_.size() > 107)
-      return fail(Code::invalid_argument, "the socket's path is longer than 107 bytes: " + path_, "set FLOTILLA_RUNTIME_DIR to a shorter one");
+      return fail(Code::invalid_argument, "the socket's path is longer than 107 bytes: " + path_,
+                  "set FLOTILLA_RUNTIME_DIR to a shorter one");
     if (auto other = channel::connect_unix(socket); other)
       return fail(Code::already_exists, "a daemon listens already on " + path_, "flotilla daemon status");
     grpc::ServerBuilder builder;
@@ -102,14 +103,16 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     return unary(q, a, [this](const auto& m, const CallContextPtr&, Reply<v1::Resource> r) { c_.add_resource(m, std::move(r)); });
   }
   grpc::ServerUnaryReactor* ListResources(Context*, const v1::ListResourcesRequest* q, v1::ListResourcesReply* a) override {
-    return unary(q, a, [this](const auto& m, const CallContextPtr&, Reply<v1::ListResourcesReply> r) { c_.list_resources(m, std::move(r)); });
+    return unary(q, a,
+                 [this](const auto& m, const CallContextPtr&, Reply<v1::ListResourcesReply> r) { c_.list_resources(m, std::move(r)); });
   }
   grpc::ServerUnaryReactor* RemoveResource(Context*, const v1::RemoveResourceRequest* q, v1::Empty* a) override {
     return unary(q, a, [this](const auto& m, const CallContextPtr&, Reply<v1::Empty> r) { c_.remove_resource(m, std::move(r)); });
   }
   grpc::ServerWriteReactor<v1::Progress>* ConnectResource(Context*, const v1::ConnectResourceRequest* q) override {
     return rpc::stream<v1::ConnectResourceRequest, v1::Progress>(
-        io_, q, [this](const v1::ConnectResourceRequest& request, OutStreamPtr<v1::Progress> s) { c_.connect_resource(request, std::move(s)); });
+        io_, q,
+        [this](const v1::ConnectResourceRequest& request, OutStreamPtr<v1::Progress> s) { c_.connect_resource(request, std::move(s)); });
   }
   grpc::ServerWriteReactor<v1::TestStep>* TestResource(Context*, const v1::TestResourceRequest* q) override {
     return rpc::stream<v1::TestResourceRequest, v1::TestStep>(
@@ -125,7 +128,8 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     return unary(q, a, [this](const auto& m, const CallContextPtr&, Reply<v1::ListPilotsReply> r) { c_.stop_pilots(m, std::move(r)); });
   }
   grpc::ServerUnaryReactor* WaitPilots(Context*, const v1::WaitPilotsRequest* q, v1::ListPilotsReply* a) override {
-    return unary(q, a, [this](const auto& m, const CallContextPtr& call, Reply<v1::ListPilotsReply> r) { c_.wait_pilots(m, call, std::move(r)); });
+    return unary(
+        q, a, [this](const auto& m, const CallContextPtr& call, Reply<v1::ListPilotsReply> r) { c_.wait_pilots(m, call, std::move(r)); });
   }
   grpc::ServerReadReactor<v1::BlobChunk>* PutBlob(Context*, v1::BlobInfo* a) override {
     auto* upload = new rpc::Upload<v1::BlobChunk, v1::BlobInfo>(io_, a);
@@ -181,7 +185,8 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     return unary(q, a, [this](const auto& m, const CallContextPtr&, Reply<v1::ListJobsReply> r) { c_.signal_jobs(m, std::move(r)); });
   }
   grpc::ServerUnaryReactor* WaitJobs(Context*, const v1::WaitJobsRequest* q, v1::ListJobsReply* a) override {
-    return unary(q, a, [this](const auto& m, const CallContextPtr& call, Reply<v1::ListJobsReply> r) { c_.wait_jobs(m, call, std::move(r)); });
+    return unary(q, a,
+                 [this](const auto& m, const CallContextPtr& call, Reply<v1::ListJobsReply> r) { c_.wait_jobs(m, call, std::move(r)); });
   }
   grpc::ServerUnaryReactor* WhyJob(Context*, const v1::WhyJobRequest* q, v1::WhyJobReply* a) override {
     return unary(q, a, [this](const auto& m, const CallContextPtr&, Reply<v1::WhyJobReply> r) { c_.why_job(m, std::move(r)); });
@@ -190,7 +195,8 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     return rpc::two_way<v1::AttachInput, v1::AttachOutput>(io_, [this](auto s) { c_.attach(std::move(s)); });
   }
   grpc::ServerUnaryReactor* StartWorker(Context*, const v1::StartWorkerRequest* q, v1::WorkerChannel* a) override {
-    return unary(q, a, [this](const auto& m, const CallContextPtr& call, Reply<v1::WorkerChannel> r) { c_.start_worker(m, call, std::move(r)); });
+    return unary(q, a,
+                 [this](const auto& m, const CallContextPtr& call, Reply<v1::WorkerChannel> r) { c_.start_worker(m, call, std::move(r)); });
   }
   grpc::ServerWriteReactor<v1::LogChunk>* ReadLogs(Context*, const v1::ReadLogsRequest* q) override {
     return rpc::stream<v1::ReadLogsRequest, v1::LogChunk>(

@@ -47,10 +47,8 @@ void ChannelGiver::accept() {
     if (code == asio::error::operation_aborted) return;
     if (!code) {
       fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
-      if (auto status = channel::check_peer_uid(socket.native_handle()); status)
-        read_request(std::make_shared<Visitor>(std::move(socket)));
-      else
-        spdlog::warn("a connection to the channel socket was refused: {}", status.error().message);
+      if (auto status = channel::check_peer_uid(socket.native_handle()); status) read_request(std::make_shared<Visitor>(std::move(socket)));
+      else spdlog::warn("a connection to the channel socket was refused: {}", status.error().message);
     }
     accept();
   });
@@ -78,7 +76,8 @@ void ChannelGiver::give(std::shared_ptr<Visitor> visitor) {
   auto it = given_.begin();
   while (it != given_.end() && (it->second.ticket.empty() || !equal_secret(it->second.ticket, *ticket))) ++it;
   if (it == given_.end())
-    return refuse(Error{Code::not_found, "no channel waits under this ticket", "a ticket is good once; start the worker again", Retry::no, {}});
+    return refuse(
+        Error{Code::not_found, "no channel waits under this ticket", "a ticket is good once; start the worker again", Retry::no, {}});
   const JobId job = it->first;
   Given& given = it->second;
   int pair[2];

@@ -61,7 +61,7 @@ Status take_duration(const toml::node& node, std::int64_t& into, bool may_be_nev
 Result<std::int64_t> parse_duration(const std::string& text) {
   auto parts = number_and_unit(text);
   if (!parts) return fail(parts.error());
-  static const std::map<std::string, double> units{{"", 1000},     {"ms", 1},        {"s", 1000},       {"m", 60'000},
+  static const std::map<std::string, double> units{{"", 1000},      {"ms", 1},        {"s", 1000},      {"m", 60'000},
                                                    {"min", 60'000}, {"h", 3'600'000}, {"d", 86'400'000}};
   const auto unit = units.find(parts->second);
   if (unit == units.end()) return fail(Code::invalid_argument, fmt::format("'{}': there are the units ms, s, m, h, d", text));
@@ -74,8 +74,8 @@ Result<std::uint64_t> parse_size(const std::string& text) {
   auto parts = number_and_unit(text);
   if (!parts) return fail(parts.error());
   static const std::map<std::string, double> units{
-      {"", 1},     {"B", 1},    {"kB", 1e3},       {"MB", 1e6},         {"GB", 1e9},          {"TB", 1e12},
-      {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}};
+      {"", 1},      {"B", 1},      {"kB", 1e3},      {"MB", 1e6},           {"GB", 1e9},
+      {"TB", 1e12}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}};
   const auto unit = units.find(parts->second);
   if (unit == units.end()) return fail(Code::invalid_argument, fmt::format("'{}': there are the units B, kB, MB, GB, KiB, MiB, GiB", text));
   const double bytes = parts->first * unit->second;
@@ -142,8 +142,8 @@ Result<Config> parse_config(const std::string& text, const std::string& name) {
       if (taker == known->second.end()) {
         std::string keys;
         for (const auto& [k, t] : known->second) keys += (keys.empty() ? "" : ", ") + k;
-        error.faults.push_back(fmt::format("line {}: [{}] has no key '{}'; it has: {}", value.source().begin.line, section_name,
-                                           key_name, keys));
+        error.faults.push_back(
+            fmt::format("line {}: [{}] has no key '{}'; it has: {}", value.source().begin.line, section_name, key_name, keys));
       } else if (auto status = taker->second(value); !status) {
         error.faults.push_back(fmt::format("line {}: {}: {}", value.source().begin.line, key_name, status.error().message));
       }

@@ -11,15 +11,15 @@
 namespace flotilla::daemon {
 
 struct Config {
-  bool debug = false;                                  // [daemon] debug
-  Durability durability = Durability::process;         // [daemon] durability = "process" | "disk"
-  std::uint16_t web_port = 0;                          // [daemon] web_port, 0 = any free one
-  std::uint64_t output_limit_bytes = 1ull << 30;       // [daemon] output_limit, for each stream of a job
-  std::filesystem::path agent;                         // [daemon] agent: the flotilla-agent program; empty = beside this one
-  bool local_pilot = true;                             // [local_pilot] start
-  std::uint32_t local_slots = 0;                       // [local_pilot] slots, 0 = processors
-  std::int64_t pilot_idle_ms = -1;                     // [pilots] idle = "30m" | "never"
-  std::int64_t pilot_cutoff_ms = 24ll * 3600 * 1000;   // [pilots] cutoff
+  bool debug = false;                                 // [daemon] debug
+  Durability durability = Durability::process;        // [daemon] durability = "process" | "disk"
+  std::uint16_t web_port = 0;                         // [daemon] web_port, 0 = any free one
+  std::uint64_t output_limit_bytes = 1ull << 30;      // [daemon] output_limit, for each stream of a job
+  std::filesystem::path agent;                        // [daemon] agent: the flotilla-agent program; empty = beside this one
+  bool local_pilot = true;                            // [local_pilot] start
+  std::uint32_t local_slots = 0;                      // [local_pilot] slots, 0 = processors
+  std::int64_t pilot_idle_ms = -1;                    // [pilots] idle = "30m" | "never"
+  std::int64_t pilot_cutoff_ms = 24ll * 3600 * 1000;  // [pilots] cutoff
 };
 
 // A file that is not there is an empty one.

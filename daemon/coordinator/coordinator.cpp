@@ -20,9 +20,9 @@ namespace asio = boost::asio;
 using namespace std::chrono_literals;
 
 namespace {
-constexpr auto commit_retry = 500ms;       // a full disk: try again, nothing is acknowledged meanwhile
-constexpr auto tick_interval = 500ms;      // only while something waits for time alone (queue time-outs, leases)
-constexpr auto sample_interval = 500ms;    // calls and bytes per second of remote workers
+constexpr auto commit_retry = 500ms;           // a full disk: try again, nothing is acknowledged meanwhile
+constexpr auto tick_interval = 500ms;          // only while something waits for time alone (queue time-outs, leases)
+constexpr auto sample_interval = 500ms;        // calls and bytes per second of remote workers
 constexpr auto local_replacement_pause = 10s;  // between two starts of a local pilot that died
 constexpr std::size_t start_key_limit_bytes = 32;
 constexpr std::size_t watcher_limit_bytes = 32u << 20;  // a watcher that lags more than this is ended
@@ -47,25 +47,16 @@ Now Coordinator::now() {
 }
 
 Coordinator::Coordinator(asio::io_context& io, Config config, Places places, std::unique_ptr<Journal> journal)
-    : io_(io),
-      config_(std::move(config)),
-      places_(std::move(places)),
-      journal_(std::move(journal)),
-      core_(core_settings(config_), [] { return random_bytes(32); }),
-      retry_commit_(io),
-      ticks_(io),
-      sampling_(io),
-      local_replacement_(io, std::chrono::steady_clock::time_point::min()),
-      prompts_(io),
-      outputs_(places_.state / "output", config_.output_limit_bytes),
-      blobs_(places_.state / "blobs"),
+    : io_(io), config_(std::move(config)), places_(std::move(places)), journal_(std::move(journal)),
+      core_(core_settings(config_), [] { return random_bytes(32); }), retry_commit_(io), ticks_(io), sampling_(io),
+      local_replacement_(io, std::chrono::steady_clock::time_point::min()), prompts_(io),
+      outputs_(places_.state / "output", config_.output_limit_bytes), blobs_(places_.state / "blobs"),
       local_driver_(io, places_.agent,
                     [this](v1::LaunchReport report) {
                       core_.on_launch_report(report, now(), out_);
                       touch();
                     }),
-      pilot_acceptor_(io),
-      started_ms_(wall_ms()) {}
+      pilot_acceptor_(io), started_ms_(wall_ms()) {}
 
 Coordinator::~Coordinator() = default;
 
@@ -81,14 +72,13 @@ Status Coordinator::start() {
   if (refused) spdlog::warn("{} events of the journal did not fit and were left out", refused);
 
   hubs_ = std::make_unique<Hubs>(*this);
-  giver_ = std::make_unique<ChannelGiver>(
-      io_, (places_.runtime / "channel.sock").string(),
-      ChannelGiver::Events{[this](JobId job, unique_fd ours) {
-                             hubs_->channels().add(job.value, std::move(ours));
-                             if (const Job* j = state().job(job)) hubs_->open_channel(job, j->node);
-                             sample_channels();
-                           },
-                           [this](JobId job) { end_worker(job, "its client went away"); }});
+  giver_ = std::make_unique<ChannelGiver>(io_, (places_.runtime / "channel.sock").string(),
+                                          ChannelGiver::Events{[this](JobId job, unique_fd ours) {
+                                                                 hubs_->channels().add(job.value, std::move(ours));
+                                                                 if (const Job* j = state().job(job)) hubs_->open_channel(job, j->node);
+                                                                 sample_channels();
+                                                               },
+                                                               [this](JobId job) { end_worker(job, "its client went away"); }});
   if (auto status = giver_->start(); !status) return status;
 
   if (!state().resources.contains("local")) {
@@ -312,8 +302,8 @@ void Coordinator::arm_ticks() {
   });
 }
 
-void Coordinator::wait_until(CallContextPtr call, std::int64_t timeout_ms, std::function<bool()> done,
-                             std::function<void()> timed_out, std::function<void()> canceled) {
+void Coordinator::wait_until(CallContextPtr call, std::int64_t timeout_ms, std::function<bool()> done, std::function<void()> timed_out,
+                             std::function<void()> canceled) {
   if (done()) return;
   const std::uint64_t id = ++last_waiter_;
   auto timer = std::make_shared<asio::steady_timer>(io_);
@@ -468,7 +458,8 @@ void Coordinator::remove_resource(const v1::RemoveResourceRequest& request, Repl
 void Coordinator::connect_resource(const v1::ConnectResourceRequest& request, OutStreamPtr<v1::Progress> stream) {
   const auto it = state().resources.find(request.name());
   if (it == state().resources.end())
-    return stream->finish(fail(Code::not_found, fmt::format("there is no resource '{}'", request.name()), "flotilla resource list shows them"));
+    return stream->finish(
+        fail(Code::not_found, fmt::format("there is no resource '{}'", request.name()), "flotilla resource list shows them"));
   v1::Progress progress;
   progress.set_fraction(-1);
   if (request.disconnect()) hubs_->disconnect(request.name());
@@ -585,7 +576,8 @@ void Coordinator::wait_pilots(const v1::WaitPilotsRequest& request, CallContextP
           if (for_end) {
             all &= ended(pilot.state);
           } else if (ended(pilot.state)) {
-            reply(fail(Code::failed_precondition, fmt::format("pilot {} on {} {}: {}", id.value, pilot.spec.resource(), word(pilot.state), pilot.message)));
+            reply(fail(Code::failed_precondition,
+                       fmt::format("pilot {} on {} {}: {}", id.value, pilot.spec.resource(), word(pilot.state), pilot.message)));
             return true;
           } else {
             all &= pilot.state == v1::PILOT_RUNNING || pilot.state == v1::PILOT_DRAINING;
@@ -627,7 +619,8 @@ void Coordinator::submit(const v1::SubmitRequest& request, Reply<v1::SubmitReply
   for (const auto& spec : request.specs())
     for (const auto& file : spec.files())
       if (file.sha256().size() == 32 && !blobs_.has(file.sha256()))
-        return reply(fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
+        return reply(
+            fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
   auto ids = core_.submit({request.specs().begin(), request.specs().end()}, now(), out_);
   if (!ids) return reply(fail(ids.error()));
   after_commit([ids = *ids, reply] {
@@ -715,8 +708,9 @@ void Coordinator::wait_jobs(const v1::WaitJobsRequest& request, CallContextPtr c
           if (const Job* job = state().job(id); job && !ended(job->state)) {
             if (open++ == 0) first = why(state(), *job).sentence;
           }
-        reply(fail(Code::timeout, fmt::format("after {} s {} of {} jobs have not ended; the first: {}", ms / 1000.0, open, ids.size(), first),
-                   "", Retry::yes));
+        reply(fail(Code::timeout,
+                   fmt::format("after {} s {} of {} jobs have not ended; the first: {}", ms / 1000.0, open, ids.size(), first), "",
+                   Retry::yes));
       },
       [reply] { reply(fail(Code::canceled, "canceled")); });
 }
@@ -743,10 +737,12 @@ void Coordinator::why_job(const v1::WhyJobRequest& request, Reply<v1::WhyJobRepl
 void Coordinator::start_worker(const v1::StartWorkerRequest& request, CallContextPtr call, Reply<v1::WorkerChannel> reply) {
   if (!request.spec().has_worker()) return reply(fail(Code::invalid_argument, "the description is of a command, not of a worker"));
   if (request.start_key().size() > start_key_limit_bytes)
-    return reply(fail(Code::invalid_argument, fmt::format("the start key has {} bytes; up to {} are taken", request.start_key().size(), start_key_limit_bytes)));
+    return reply(fail(Code::invalid_argument,
+                      fmt::format("the start key has {} bytes; up to {} are taken", request.start_key().size(), start_key_limit_bytes)));
   for (const auto& file : request.spec().files())
     if (file.sha256().size() == 32 && !blobs_.has(file.sha256()))
-      return reply(fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
+      return reply(
+          fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
   auto ids = core_.submit({request.spec()}, now(), out_);
   if (!ids) return reply(fail(ids.error()));
   const JobId id = ids->front();

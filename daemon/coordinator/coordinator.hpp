@@ -186,7 +186,7 @@ class Coordinator final : public MonitorSource {
   std::map<JobId, std::vector<std::shared_ptr<AttachSession>>> attached_;
   struct WorkerCall {
     Reply<v1::WorkerChannel> reply;
-    std::string start_key;   // the client's, to ask why it waits; may be empty
+    std::string start_key;  // the client's, to ask why it waits; may be empty
   };
   std::map<JobId, WorkerCall> worker_calls_;
   std::map<std::uint64_t, std::shared_ptr<LogSession>> log_requests_;

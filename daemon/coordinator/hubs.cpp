@@ -23,7 +23,7 @@ std::string hub_note(const std::string& resource) { return "hub_at." + resource;
 constexpr std::int64_t idle_hub_ms = 15 * 60'000;  // a hub that nobody needs ends itself after 10 min
 // After a change of this machine's network: so long may a hub's answer take over a slow and busy line.
 constexpr auto probe_patience = 4s;
-constexpr auto soon_broken_after = 1s;  // a channel's connection that lasts less is made again with a growing wait
+constexpr auto soon_broken_after = 1s;          // a channel's connection that lasts less is made again with a growing wait
 constexpr auto retired_channel_patience = 60s;  // for a slow client to read what an ended worker had written
 
 std::chrono::milliseconds retry_after(int failures) {
@@ -34,7 +34,8 @@ std::chrono::milliseconds retry_after(int failures) {
 }  // namespace
 
 Hubs::Hubs(Coordinator& coordinator)
-    : coordinator_(coordinator), channels_(make_channel_table(coordinator.io())), network_(coordinator.io(), [this] { on_network_change(); }) {
+    : coordinator_(coordinator), channels_(make_channel_table(coordinator.io())),
+      network_(coordinator.io(), [this] { on_network_change(); }) {
   channels_->send_frame = [this](std::uint64_t channel, v1::Frame frame) {
     const auto it = open_.find(channel);
     if (it != open_.end()) coordinator_.send(it->second.node, std::move(frame));
@@ -69,7 +70,8 @@ void Hubs::want(const std::string& resource, bool by_user) {
 HubConnectionServices Hubs::services_for(const v1::ResourceSpec& spec) {
   HubConnectionServices services{coordinator_.io(), coordinator_.prompter(), *channels_, {}};
   if (!spec.gateway().empty()) {
-    services.dial_gateway = [this, gateway = spec.gateway()](const std::string& host, int port, std::function<void(Result<unique_fd>)> done) {
+    services.dial_gateway = [this, gateway = spec.gateway()](const std::string& host, int port,
+                                                             std::function<void(Result<unique_fd>)> done) {
       const auto it = hubs_.find(gateway);
       if (it != hubs_.end() && it->second.connected) return it->second.connection->open_tcp(host, port, std::move(done));
       // The gateway comes first. Its outcome is told to a follower of its own.
@@ -301,7 +303,8 @@ void Hubs::disconnect(const std::string& resource) {
   it->second.connected = false;
   it->second.connection.reset();
   it->second.retry.reset();
-  if (was_connected) coordinator_.core().on_hub_lost(resource, "disconnected by the user", false, Coordinator::now(), coordinator_.outbox());
+  if (was_connected)
+    coordinator_.core().on_hub_lost(resource, "disconnected by the user", false, Coordinator::now(), coordinator_.outbox());
   coordinator_.touch();
 }
 

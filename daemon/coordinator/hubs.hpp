@@ -26,20 +26,20 @@ class Hubs {
   void send(const std::string& resource, v1::Frame frame);
   // Shows how the connecting goes, and its outcome.
   void follow(const std::string& resource, OutStreamPtr<v1::Progress> stream);
-  void disconnect(const std::string& resource);   // the hub and its pilots live on
-  void forget(const std::string& resource);       // the resource is gone
+  void disconnect(const std::string& resource);  // the hub and its pilots live on
+  void forget(const std::string& resource);      // the resource is gone
   // For the end of everything (core/stop_all.hpp): how it stands with one, and what is then done.
   struct Standing {
     bool connected = false, connecting = false, hopeless = false, answers = false, said_goodbye = false;
     std::string trouble;
   };
   Standing standing(const std::string& resource) const;
-  void ask(const std::string& resource);       // it answers, or its link is dead
-  void reconnect(const std::string& resource); // the link is dead, whatever it looks like
-  void end(const std::string& resource);       // EndHub, with its pilots; it says goodbye
+  void ask(const std::string& resource);        // it answers, or its link is dead
+  void reconnect(const std::string& resource);  // the link is dead, whatever it looks like
+  void end(const std::string& resource);        // EndHub, with its pilots; it says goodbye
   // Was a hub there when this or the last daemon last heard of it, and may it still be?
   bool may_be_there(const std::string& resource) const;
-  void note_end_of_daemon();                   // hubs without pilots end themselves some time after
+  void note_end_of_daemon();  // hubs without pilots end themselves some time after
   void test(const std::string& resource, OutStreamPtr<v1::TestStep> stream);
 
   ChannelTable& channels() { return *channels_; }
@@ -47,7 +47,7 @@ class Hubs {
   void open_channel(JobId job, NodeId node);
   void reopen_channel(std::uint64_t channel);  // it broke: at once, but not in a tight circle
   void close_channel(JobId job);
-  void retire_channel(JobId job);   // its worker has ended: closed when its last bytes were read
+  void retire_channel(JobId job);  // its worker has ended: closed when its last bytes were read
   std::vector<JobId> open_channels() const;
 
  private:
@@ -56,9 +56,9 @@ class Hubs {
     std::unique_ptr<boost::asio::steady_timer> retry;
     int failures = 0;
     bool connected = false;
-    bool ending = false;       // told to end: not connected again
+    bool ending = false;  // told to end: not connected again
     bool answers = false, said_goodbye = false, hopeless = false;
-    std::string trouble;       // of the last end of the connection
+    std::string trouble;  // of the last end of the connection
     std::string last_message;
     std::vector<OutStreamPtr<v1::Progress>> followers;
   };
@@ -67,7 +67,7 @@ class Hubs {
     NodeId node;
     std::uint32_t epoch = 0;
     std::chrono::steady_clock::time_point opened;
-    int soon_broken = 0;       // in a row
+    int soon_broken = 0;  // in a row
     std::unique_ptr<boost::asio::steady_timer> again;
   };
 

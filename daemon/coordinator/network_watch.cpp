@@ -40,8 +40,7 @@ void NetworkWatch::wait_for_addresses() {
   addresses_.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](const boost::system::error_code& error) {
     if (error) return;
     // What changed does not matter; all that came together is one change. ENOBUFS says that some was missed: a change as well.
-    while (recv(addresses_.native_handle(), messages_.data(), messages_.size(), MSG_DONTWAIT) > 0 || errno == ENOBUFS) {
-    }
+    while (recv(addresses_.native_handle(), messages_.data(), messages_.size(), MSG_DONTWAIT) > 0 || errno == ENOBUFS) {}
     wait_for_addresses();
     on_change_();
   });

@@ -16,8 +16,8 @@ namespace flotilla::daemon {
 namespace asio = boost::asio;
 
 namespace {
-constexpr std::uint64_t output_credit_bytes = 1u << 20;     // what a pilot may send beyond what was acknowledged
-constexpr std::uint64_t output_window_step = 512u << 10;    // acknowledged at least this often
+constexpr std::uint64_t output_credit_bytes = 1u << 20;   // what a pilot may send beyond what was acknowledged
+constexpr std::uint64_t output_window_step = 512u << 10;  // acknowledged at least this often
 constexpr std::size_t blob_chunk_bytes = 1u << 20;
 
 std::string version_refusal(std::uint32_t low, std::uint32_t high, const std::string& build) {
@@ -217,8 +217,7 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
     case v1::Frame::kChannelData: hubs_->channels().on_data(frame.channel_data()); return;
     case v1::Frame::kChannelEnd: hubs_->channels().on_end(frame.channel_end()); return;
     case v1::Frame::kLogData:
-      if (const auto it = log_requests_.find(frame.log_data().request()); it != log_requests_.end())
-        it->second->on_data(frame.log_data());
+      if (const auto it = log_requests_.find(frame.log_data().request()); it != log_requests_.end()) it->second->on_data(frame.log_data());
       return;
     case v1::Frame::kPing: {
       v1::Frame pong;
@@ -229,7 +228,9 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
     }
     case v1::Frame::kGoodbye:
     case v1::Frame::kPong: return;
-    default: spdlog::debug("a frame of kind {} from {} has no meaning here", static_cast<int>(frame.body_case()), format_peer(from)); return;
+    default:
+      spdlog::debug("a frame of kind {} from {} has no meaning here", static_cast<int>(frame.body_case()), format_peer(from));
+      return;
   }
   touch();
 }

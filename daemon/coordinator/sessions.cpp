@@ -11,9 +11,9 @@
 namespace flotilla::daemon {
 namespace {
 constexpr std::size_t output_chunk_bytes = 256u << 10;
-constexpr std::size_t output_queue_bytes = 1u << 20;     // what may wait for a slow client
-constexpr std::size_t early_input_bytes = 1u << 20;      // what may wait for a job that has not started
-constexpr char end_of_file_character = '\x04';          // a terminal's
+constexpr std::size_t output_queue_bytes = 1u << 20;  // what may wait for a slow client
+constexpr std::size_t early_input_bytes = 1u << 20;   // what may wait for a job that has not started
+constexpr char end_of_file_character = '\x04';        // a terminal's
 constexpr std::uint64_t log_tail_bytes = 64u << 10;
 constexpr auto log_poll = std::chrono::milliseconds(250);  // only while somebody follows the daemon's own log
 }  // namespace
@@ -88,7 +88,8 @@ void Coordinator::AttachSession::open(v1::AttachOpen open) {
     for (const auto& file : open.submit().files())
       if (file.sha256().size() == 32 && !c.blobs_.has(file.sha256())) {
         over = true;
-        return stream->finish(fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
+        return stream->finish(
+            fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
       }
     cancel_with_client = open.submit().cancel_with_client();
     auto ids = c.core_.submit({open.submit()}, now(), c.out_);

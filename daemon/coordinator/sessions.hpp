@@ -17,7 +17,7 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
   void open(v1::AttachOpen open);
   void joined(JobId id);
   void on_job_changed();
-  void pump();          // sends what there is, and the end when all is out
+  void pump();  // sends what there is, and the end when all is out
   void leave();
   void tell(const Job& job);
   void feed(std::string data, bool eof);
@@ -28,10 +28,10 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
   std::uint64_t offsets[2] = {0, 0};
   bool opened = false, follow = true, output_only = false, cancel_with_client = false, over = false;
   bool detached = false;
-  bool told = false;             // the first state
+  bool told = false;  // the first state
   v1::JobState last_state = v1::JOB_SUBMITTED;
   bool last_unreachable = false;
-  std::string early_input;       // until the job runs
+  std::string early_input;  // until the job runs
   bool early_eof = false;
 };
 
@@ -39,7 +39,7 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
 struct Coordinator::LogSession {
   OutStreamPtr<v1::LogChunk> stream;
   std::string host;
-  std::function<void()> stop;    // tells the other side
+  std::function<void()> stop;  // tells the other side
   // The daemon's own log:
   std::string path;
   std::uint64_t offset = 0;

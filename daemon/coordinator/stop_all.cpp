@@ -18,8 +18,8 @@ namespace asio = boost::asio;
 using namespace std::chrono_literals;
 
 namespace {
-constexpr auto step_interval = 50ms;     // while everything is being stopped, and only then
-constexpr auto answer_patience = 50ms;   // the answer has to leave before the daemon ends
+constexpr auto step_interval = 50ms;               // while everything is being stopped, and only then
+constexpr auto answer_patience = 50ms;             // the answer has to leave before the daemon ends
 constexpr std::int64_t idle_hub_ms = 10 * 60'000;  // a hub without pilots
 
 std::string clock_text(std::int64_t wall_ms) {
@@ -178,13 +178,15 @@ void Coordinator::finish_stopping(const std::shared_ptr<Stopping>& stopping) {
       if (!alive) continue;
       pilots.push_back(id);
       // From the loss of the link on; what is known of that moment is never too early.
-      ends_ms = std::max(ends_ms, now().wall_ms + cutoff - (pilot.unreachable_since_boot_ms ? now().boot_ms - pilot.unreachable_since_boot_ms : 0));
+      ends_ms = std::max(ends_ms,
+                         now().wall_ms + cutoff - (pilot.unreachable_since_boot_ms ? now().boot_ms - pilot.unreachable_since_boot_ms : 0));
     }
     std::string what;
     if (part.phase == StopAll::Phase::left) {
       what = fmt::format("{}: {}; left there: ", name, part.cause);
-      what += pilots.empty() ? "its hub" : fmt::format("{}pilot{} {} with {} job{}", part.local ? "" : "its hub and ", pilots.size() == 1 ? "" : "s",
-                                                       listed(pilots), jobs, jobs == 1 ? "" : "s");
+      what += pilots.empty() ? "its hub"
+                             : fmt::format("{}pilot{} {} with {} job{}", part.local ? "" : "its hub and ", pilots.size() == 1 ? "" : "s",
+                                           listed(pilots), jobs, jobs == 1 ? "" : "s");
     } else if (!lost.empty()) {
       what = fmt::format("{}: its hub does not reach {}", name, lost);
     }
@@ -194,7 +196,8 @@ void Coordinator::finish_stopping(const std::shared_ptr<Stopping>& stopping) {
   if (left.empty()) {
     stopping->say("nothing is left running", true);
   } else {
-    Error error{Code::unavailable, "not everything could be ended", "when it can be reached again: flotilla daemon stop --all", Retry::yes, {}};
+    Error error{
+        Code::unavailable, "not everything could be ended", "when it can be reached again: flotilla daemon stop --all", Retry::yes, {}};
     error.faults = left;
     for (const auto& text : left) spdlog::warn("left running: {}", text);
     v1::Progress progress;

@@ -36,8 +36,7 @@ JobEvent ending(const v1::ExitReason& exit) {
 
 }  // namespace
 
-Core::Core(CoreSettings settings, std::function<std::string()> new_secret)
-    : settings_(settings), new_secret_(std::move(new_secret)) {}
+Core::Core(CoreSettings settings, std::function<std::string()> new_secret) : settings_(settings), new_secret_(std::move(new_secret)) {}
 
 Job* Core::find(JobId id) {
   const auto it = state_.jobs.find(id);
@@ -63,8 +62,7 @@ void Core::change_pilot(Pilot& pilot, PilotEvent event, const std::string& messa
   dirty_ = true;
 }
 
-void Core::end_job(Job& job, JobEvent event, v1::ExitReason exit, std::uint64_t out_bytes, std::uint64_t err_bytes, Now now,
-                   Outbox& out) {
+void Core::end_job(Job& job, JobEvent event, v1::ExitReason exit, std::uint64_t out_bytes, std::uint64_t err_bytes, Now now, Outbox& out) {
   const auto to = next(job.state, event);
   if (!to) return;
   v1::Event end;
@@ -154,7 +152,8 @@ void Core::restored(Now now, Outbox& out) {
     const auto resource = pilot == state_.pilots.end() ? state_.resources.end() : state_.resources.find(pilot->second.spec.resource());
     if (!job.connected || resource == state_.resources.end() || !resource->second.local()) orphans.push_back(id);
   }
-  for (const JobId id : orphans) (void)cancel(id, v1::CLIENT_GONE, "the daemon was started again; its client's channel ended with the old one", now, out);
+  for (const JobId id : orphans)
+    (void)cancel(id, v1::CLIENT_GONE, "the daemon was started again; its client's channel ended with the old one", now, out);
   dirty_ = true;
 }
 
@@ -169,7 +168,8 @@ Status Core::add_resource(v1::ResourceSpec spec, bool replace, Now now, Outbox& 
   if (there != state_.resources.end())
     for (const auto& [id, pilot] : state_.pilots)
       if (!ended(pilot.state) && pilot.spec.resource() == spec.name() && there->second.spec.location() != spec.location())
-        return fail(Code::failed_precondition, fmt::format("pilot {} runs on resource '{}': its location cannot change", id.value, spec.name()),
+        return fail(Code::failed_precondition,
+                    fmt::format("pilot {} runs on resource '{}': its location cannot change", id.value, spec.name()),
                     fmt::format("stop it first: flotilla pilot stop {}", id.value));
   const std::string name = spec.name();
   v1::Event event;
@@ -238,7 +238,8 @@ void Core::launch(Pilot& pilot, Now now, Outbox& out) {
 
 Status Core::stop_pilot(PilotId id, bool drain, const std::string& why_stopped, Now now, Outbox& out) {
   const auto it = state_.pilots.find(id);
-  if (it == state_.pilots.end()) return fail(Code::not_found, fmt::format("there is no pilot {}", id.value), "flotilla pilot list shows them");
+  if (it == state_.pilots.end())
+    return fail(Code::not_found, fmt::format("there is no pilot {}", id.value), "flotilla pilot list shows them");
   Pilot& pilot = it->second;
   if (ended(pilot.state)) return {};
   v1::Event told;
@@ -323,8 +324,7 @@ void Core::settle_pilot(Pilot& pilot, Now now, Outbox& out) {
   }
   if (!ending_reason.empty() || pilot.stop_wanted)
     change_pilot(pilot, PilotEvent::ended, ending_reason.empty() ? pilot.stop_reason : ending_reason, now, out);
-  else
-    change_pilot(pilot, PilotEvent::died, failure, now, out);
+  else change_pilot(pilot, PilotEvent::died, failure, now, out);
 }
 
 // ---- hubs ---------------------------------------------------------------------------------------------
@@ -512,8 +512,8 @@ void Core::reconcile(NodeId id, Node& node, const v1::PilotHello& hello, Now now
     } else if (job->state == v1::JOB_DISPATCHED) {
       send_start(*job, out);  // the order was lost on the way; idempotent
     } else {
-      auto exit = reason(v1::PILOT_LOST, fmt::format("pilot {} on {} was started again and no longer has the job", id.pilot.value,
-                                                     hello.host()));
+      auto exit =
+          reason(v1::PILOT_LOST, fmt::format("pilot {} on {} was started again and no longer has the job", id.pilot.value, hello.host()));
       exit.set_host(hello.host());
       end_job(*job, JobEvent::pilot_lost, std::move(exit), job->stdout_bytes, job->stderr_bytes, now, out);
     }
@@ -548,7 +548,8 @@ void Core::on_node_left(NodeId id, const std::string& cause, Now now, Outbox& ou
   const bool as_told = !node->ending.empty() && !node->ending_failed;
   const std::string host = node->record.host();
   if (as_told) {
-    lose_attempts(id, *node, prefilled, v1::PILOT_ENDED, fmt::format("pilot {} on {} ended: {}", id.pilot.value, host, node->ending), now, out);
+    lose_attempts(id, *node, prefilled, v1::PILOT_ENDED, fmt::format("pilot {} on {} ended: {}", id.pilot.value, host, node->ending), now,
+                  out);
   } else {
     node->record.set_message(node->ending.empty() ? cause : node->ending);
     lose_attempts(id, *node, prefilled, v1::PILOT_LOST, fmt::format("pilot {} on {} was lost: {}", id.pilot.value, host, cause), now, out);
@@ -669,8 +670,8 @@ void Core::place(Now now, Outbox& out) {
     Job& job = *find(id);
     const Job* host = state_.job(JobId{job.spec->beside_job()});
     if (!host || ended(host->state))
-      end_job(job, JobEvent::queue_timeout, reason(v1::START_FAILED, fmt::format("job {} has ended", job.spec->beside_job())), 0, 0,
-              now, out);
+      end_job(job, JobEvent::queue_timeout, reason(v1::START_FAILED, fmt::format("job {} has ended", job.spec->beside_job())), 0, 0, now,
+              out);
   }
 }
 
@@ -704,7 +705,8 @@ Status Core::signal(JobId id, int signal, Now, Outbox& out) {
     return fail(Code::failed_precondition, fmt::format("job {} is {}, not running", id.value, word(job->state)));
   const Node* node = state_.node(job->node);
   if (!node || !node->linked)
-    return fail(Code::unavailable, fmt::format("job {} runs on a pilot whose link is cut", id.value), "try again when it is back", Retry::yes);
+    return fail(Code::unavailable, fmt::format("job {} runs on a pilot whose link is cut", id.value), "try again when it is back",
+                Retry::yes);
   v1::Frame frame;
   *frame.mutable_signal_attempt()->mutable_id() = wire(*job);
   frame.mutable_signal_attempt()->set_signal(signal);
@@ -811,14 +813,15 @@ void Core::on_tick(Now now, Outbox& out) {
       continue;
     }
     const auto resource = state_.resources.find(pilot.spec.resource());
-    const bool upper_there = resource != state_.resources.end() && !resource->second.local() &&
-                             resource->second.hub_state == v1::HUB_CONNECTED;
+    const bool upper_there =
+        resource != state_.resources.end() && !resource->second.local() && resource->second.hub_state == v1::HUB_CONNECTED;
     const std::int64_t lease = settings_of(pilot).cutoff_ms() + settings_.lease_margin_ms;
     for (auto& [index, node] : pilot.nodes) {
       if (node.linked || node.gone || node.incarnation.empty()) continue;
       if (upper_there && now.boot_ms - node.unlinked_boot_ms >= settings_.rejoin_grace_ms) {
-        on_node_left(NodeId{id, index}, fmt::format("it did not register again within {} s with its hub, which is there",
-                                                    settings_.rejoin_grace_ms / 1000), now, out, false);
+        on_node_left(NodeId{id, index},
+                     fmt::format("it did not register again within {} s with its hub, which is there", settings_.rejoin_grace_ms / 1000),
+                     now, out, false);
       } else if (pilot.state == v1::PILOT_UNREACHABLE && now.boot_ms - pilot.unreachable_since_boot_ms >= lease) {
         lose_attempts(NodeId{id, index}, node, Prefilled::lost, v1::PILOT_LOST,
                       fmt::format("pilot {} was out of reach for longer than its cut-off", id.value), now, out);

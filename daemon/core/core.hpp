@@ -23,14 +23,14 @@ struct FrameTo {
 struct Outbox {
   std::vector<v1::Event> events;
   std::vector<FrameTo> frames;
-  std::vector<PilotId> launches;        // to be started by their driver, the hub is there (or the resource is local)
-  std::vector<PilotId> stop_launches;   // a start under way that is to be ended
-  std::set<std::string> wanted_hubs;    // resources whose hub is needed
+  std::vector<PilotId> launches;       // to be started by their driver, the hub is there (or the resource is local)
+  std::vector<PilotId> stop_launches;  // a start under way that is to be ended
+  std::set<std::string> wanted_hubs;   // resources whose hub is needed
   std::set<std::string> changed_resources;
   std::set<PilotId> changed_pilots;
   std::set<JobId> changed_jobs;
-  std::vector<JobId> ended_jobs;        // their ends are in `events`
-  std::vector<JobId> connected_workers; // may now be handed to their clients
+  std::vector<JobId> ended_jobs;         // their ends are in `events`
+  std::vector<JobId> connected_workers;  // may now be handed to their clients
 };
 
 struct CoreSettings {
@@ -66,8 +66,7 @@ class Core {
   Status forget_job(JobId id, Now now, Outbox& out);
 
   // ---- what hubs and pilots say ------------------------------------------------------------------
-  void on_hub_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction, Now now,
-                    Outbox& out);
+  void on_hub_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction, Now now, Outbox& out);
   // `nodes` in the hello are reported by on_node_joined before this.
   void on_hub_connected(const std::string& resource, const v1::Hello& hello, Now now, Outbox& out);
   void on_hub_lost(const std::string& resource, const std::string& cause, bool needs_user, Now now, Outbox& out);
@@ -97,8 +96,7 @@ class Core {
  private:
   void emit(v1::Event event, Now now, Outbox& out);
   void change_pilot(Pilot& pilot, PilotEvent event, const std::string& message, Now now, Outbox& out);
-  void end_job(Job& job, JobEvent event, v1::ExitReason exit, std::uint64_t out_bytes, std::uint64_t err_bytes, Now now,
-               Outbox& out);
+  void end_job(Job& job, JobEvent event, v1::ExitReason exit, std::uint64_t out_bytes, std::uint64_t err_bytes, Now now, Outbox& out);
   enum class Prefilled { lost, queued_again };
   void lose_attempts(NodeId id, Node& node, Prefilled prefilled, v1::ExitKind kind, const std::string& message, Now now, Outbox& out);
   void settle_pilot(Pilot& pilot, Now now, Outbox& out);

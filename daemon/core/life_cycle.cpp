@@ -11,9 +11,7 @@ std::optional<State> look_up(const Table& table, State from, Event event) {
 }  // namespace
 
 std::optional<v1::JobState> next(v1::JobState from, JobEvent event) { return look_up(job_transitions, from, event); }
-std::optional<v1::PilotState> next(v1::PilotState from, PilotEvent event) {
-  return look_up(pilot_transitions, from, event);
-}
+std::optional<v1::PilotState> next(v1::PilotState from, PilotEvent event) { return look_up(pilot_transitions, from, event); }
 
 const char* word(v1::JobState state) {
   switch (state) {

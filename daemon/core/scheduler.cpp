@@ -13,9 +13,9 @@ struct Room {
   NodeId id;
   const Pilot* pilot;
   std::uint32_t capacity;
-  std::uint32_t free;       // for who comes now
-  std::uint32_t waiting;    // slots of those prefilled there
-  bool kept = false;        // for a job that needs more than is free, or for one that was asked back to run here: no other is sent there to wait
+  std::uint32_t free;     // for who comes now
+  std::uint32_t waiting;  // slots of those prefilled there
+  bool kept = false;  // for a job that needs more than is free, or for one that was asked back to run here: no other is sent there to wait
 };
 
 std::vector<Room> rooms(const State& state) {
@@ -50,9 +50,7 @@ struct Head {
   bool operator>(const Head& other) const { return job > other.job; }
 };
 
-bool is_small(const RequestClass& request, const Room& room) {
-  return request.slots <= std::max(1u, room.capacity / prefill_widest_share);
-}
+bool is_small(const RequestClass& request, const Room& room) { return request.slots <= std::max(1u, room.capacity / prefill_widest_share); }
 
 }  // namespace
 
@@ -130,8 +128,8 @@ Plan schedule(const State& state) {
 Why why(const State& state, const Job& job) {
   Why answer;
   if (ended(job.state)) {
-    answer.sentence = fmt::format("job {} {}: {}", job.id.value, word(job.state),
-                                  job.exit.message().empty() ? "exit code 0" : job.exit.message());
+    answer.sentence =
+        fmt::format("job {} {}: {}", job.id.value, word(job.state), job.exit.message().empty() ? "exit code 0" : job.exit.message());
     return answer;
   }
   if (placed(job.state)) {
@@ -158,7 +156,8 @@ Why why(const State& state, const Job& job) {
       if (job.spec->pilot() && job.spec->pilot() != id.value)
         answer.details.push_back(fmt::format("pilot {} on {}: is not pilot {}", id.value, pilot.spec.resource(), job.spec->pilot()));
       else
-        answer.details.push_back(fmt::format("pilot {} on {}: label '{}' is not '{}'", id.value, pilot.spec.resource(), pilot.spec.label(), label));
+        answer.details.push_back(
+            fmt::format("pilot {} on {}: label '{}' is not '{}'", id.value, pilot.spec.resource(), pilot.spec.label(), label));
       continue;
     }
     ++matching;
@@ -180,36 +179,33 @@ Why why(const State& state, const Job& job) {
       }
       if (widest < slots) {
         ++too_small;
-        answer.details.push_back(fmt::format("pilot {} on {}: its nodes have {} slots, {} are asked for", id.value,
-                                             pilot.spec.resource(), widest, slots));
+        answer.details.push_back(
+            fmt::format("pilot {} on {}: its nodes have {} slots, {} are asked for", id.value, pilot.spec.resource(), widest, slots));
       } else {
         ++busy;
-        answer.details.push_back(fmt::format("pilot {} on {}: {} of {} slots free on its emptiest node, {} asked for",
-                                             id.value, pilot.spec.resource(), free, widest, slots));
+        answer.details.push_back(fmt::format("pilot {} on {}: {} of {} slots free on its emptiest node, {} asked for", id.value,
+                                             pilot.spec.resource(), free, widest, slots));
       }
     }
   }
-  if (job.spec->beside_job())
-    answer.sentence = fmt::format("waits for job {} to run", job.spec->beside_job());
+  if (job.spec->beside_job()) answer.sentence = fmt::format("waits for job {} to run", job.spec->beside_job());
   else if (matching == 0 && job.spec->pilot())
-    answer.sentence = fmt::format("it was asked to run on pilot {} alone, which {}", job.spec->pilot(),
-                                  label.empty() ? "is not there any more" : fmt::format("is not there any more, or has not the label '{}'", label));
-  else if (matching == 0 && label.empty())
-    answer.sentence = "no pilot is there; start one: flotilla pilot start RESOURCE";
+    answer.sentence =
+        fmt::format("it was asked to run on pilot {} alone, which {}", job.spec->pilot(),
+                    label.empty() ? "is not there any more" : fmt::format("is not there any more, or has not the label '{}'", label));
+  else if (matching == 0 && label.empty()) answer.sentence = "no pilot is there; start one: flotilla pilot start RESOURCE";
   else if (matching == 0 && state.resources.contains(label))
     answer.sentence = fmt::format("no pilot is on resource '{0}'; start one: flotilla pilot start {0}", label);
   else if (matching == 0)
-    answer.sentence = fmt::format("no pilot has the label '{0}' and no resource that name; start one: flotilla pilot start RESOURCE --label {0}", label);
-  else if (busy)
-    answer.sentence = fmt::format("all slots that it could use are taken ({} asked for)", slots);
-  else if (starting)
-    answer.sentence = "its pilot is still starting";
-  else if (unreachable)
-    answer.sentence = "the link to its pilot is cut";
+    answer.sentence =
+        fmt::format("no pilot has the label '{0}' and no resource that name; start one: flotilla pilot start RESOURCE --label {0}", label);
+  else if (busy) answer.sentence = fmt::format("all slots that it could use are taken ({} asked for)", slots);
+  else if (starting) answer.sentence = "its pilot is still starting";
+  else if (unreachable) answer.sentence = "the link to its pilot is cut";
   else if (too_small)
-    answer.sentence = fmt::format("no node has {0} slots; start a pilot that has (flotilla pilot start RESOURCE --slots {0}) or ask for less", slots);
-  else
-    answer.sentence = "the pilots that it could use are ending";
+    answer.sentence =
+        fmt::format("no node has {0} slots; start a pilot that has (flotilla pilot start RESOURCE --slots {0}) or ask for less", slots);
+  else answer.sentence = "the pilots that it could use are ending";
   answer.transient = job.spec->beside_job() || busy || starting;
   return answer;
 }

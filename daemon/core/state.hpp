@@ -38,25 +38,23 @@ struct Resource {
 };
 
 struct Node {
-  v1::PilotNode record;          // slots_used is derived
-  std::string incarnation;       // "" = never joined
+  v1::PilotNode record;     // slots_used is derived
+  std::string incarnation;  // "" = never joined
   std::string runtime_dir;
   bool beside_hub = false;
   // not journalled
-  bool linked = false;           // joined over a link that lives
+  bool linked = false;                // joined over a link that lives
   std::int64_t unlinked_boot_ms = 0;  // since when it is not, while its hub (or the daemon, locally) is there
-  bool gone = false;             // ended, died or failed to start: it will not come back as this incarnation
-  bool maybe_alive = false;      // gone, but nobody saw its process end
-  std::string ending;            // what it said before it ended
+  bool gone = false;                  // ended, died or failed to start: it will not come back as this incarnation
+  bool maybe_alive = false;           // gone, but nobody saw its process end
+  std::string ending;                 // what it said before it ended
   bool ending_failed = false;
   std::set<JobId> attempts;      // placed here
   std::uint32_t slots_used = 0;  // by those of them that are not prefilled
   std::deque<JobId> prefilled;   // those that wait here for a slot, in the order in which the pilot will start them
   bool watched = false;          // linked without a break since it joined, or it was until `unlinked_boot_ms`
 
-  std::uint32_t slots_free() const {
-    return record.slots() > slots_used ? record.slots() - slots_used : 0;
-  }
+  std::uint32_t slots_free() const { return record.slots() > slots_used ? record.slots() - slots_used : 0; }
 };
 
 struct Pilot {
@@ -91,10 +89,10 @@ struct Job {
   std::uint64_t stdout_bytes = 0, stderr_bytes = 0;
   v1::ExitKind canceling = v1::EXIT_NONE;  // a cancel that the pilot has to carry out
   std::string canceling_message;
-  bool prefilled = false;          // dispatched to a node that has no room for it yet
+  bool prefilled = false;  // dispatched to a node that has no room for it yet
   // not journalled
-  NodeId retract_to;               // it was asked back, for this node
-  std::string ticket;              // a worker's channel
+  NodeId retract_to;   // it was asked back, for this node
+  std::string ticket;  // a worker's channel
   v1::ChannelStats channel;
 
   std::uint32_t slots() const;
@@ -135,9 +133,9 @@ struct State {
   std::map<std::string, Resource> resources;
   std::map<PilotId, Pilot> pilots;
   std::map<JobId, Job> jobs;
-  JobQueue queue;                  // state `queued`
-  JobQueue prefilled;              // dispatched, and waiting at their node
-  std::set<JobId> retracting;      // of these, those that were asked back; not journalled
+  JobQueue queue;              // state `queued`
+  JobQueue prefilled;          // dispatched, and waiting at their node
+  std::set<JobId> retracting;  // of these, those that were asked back; not journalled
   std::uint64_t last_pilot = 0, last_job = 0;
 
   Node* node(NodeId id);

@@ -22,9 +22,8 @@ void StopAll::enter(Part& part, Phase phase, std::int64_t limit_ms, std::int64_t
 }
 
 bool StopAll::over() const {
-  return std::all_of(parts_.begin(), parts_.end(), [](const auto& entry) {
-    return entry.second.phase == Phase::over || entry.second.phase == Phase::left;
-  });
+  return std::all_of(parts_.begin(), parts_.end(),
+                     [](const auto& entry) { return entry.second.phase == Phase::over || entry.second.phase == Phase::left; });
 }
 
 bool StopAll::needed_as_gateway(const std::string& name) const {

@@ -21,11 +21,11 @@ struct StopFacts {
 };
 
 enum class StopAction {
-  ask,       // send something that the hub answers
-  connect,   // begin to connect
-  drop,      // give up the connection, it is dead
+  ask,      // send something that the hub answers
+  connect,  // begin to connect
+  drop,     // give up the connection, it is dead
   end_hub,
-  kill,      // this machine: end the processes of its pilots the hard way
+  kill,  // this machine: end the processes of its pilots the hard way
 };
 
 struct StopStep {
@@ -37,21 +37,21 @@ class StopAll {
  public:
   // Reaching includes the agent's start there, and the attempts that fail.
   static constexpr std::int64_t reach_ms = 20'000;
-  static constexpr std::int64_t answer_ms = 3'000;       // a link that says nothing for so long is made anew
-  static constexpr std::int64_t retry_ms = 500;          // between two attempts
+  static constexpr std::int64_t answer_ms = 3'000;  // a link that says nothing for so long is made anew
+  static constexpr std::int64_t retry_ms = 500;     // between two attempts
   // A process that ignores TERM gets its grace (5 s) before KILL; a pilot behind a new hub has 15 s to come back before.
   static constexpr std::int64_t pilots_ms = 25'000;
-  static constexpr std::int64_t killed_ms = 5'000;       // after the hard way
-  static constexpr std::int64_t hub_ms = 12'000;         // it kills what is left after 8 s, and ends after 2 more
-  static constexpr std::int64_t total_ms = 60'000;       // a link that ends under way is not made anew after this
+  static constexpr std::int64_t killed_ms = 5'000;  // after the hard way
+  static constexpr std::int64_t hub_ms = 12'000;    // it kills what is left after 8 s, and ends after 2 more
+  static constexpr std::int64_t total_ms = 60'000;  // a link that ends under way is not made anew after this
   static constexpr std::int64_t note_ms = 1'000;
 
   enum class Phase { reaching, ending_pilots, killed, ending_hub, over, left };
   struct Part {
     Phase phase = Phase::reaching;
-    std::string gateway;         // it is reached through that one's hub, which therefore ends later
-    bool local = false;          // this machine: there is no hub
-    std::string cause;           // of `left`
+    std::string gateway;  // it is reached through that one's hub, which therefore ends later
+    bool local = false;   // this machine: there is no hub
+    std::string cause;    // of `left`
     std::int64_t began_ms = 0, until_ms = 0, tried_ms = 0, asked_ms = 0, noted_ms = 0;
     bool asked = false;
   };

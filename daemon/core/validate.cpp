@@ -7,7 +7,7 @@
 namespace flotilla::daemon {
 namespace {
 
-constexpr std::uint32_t most_slots = 1u << 20;   // per job or node: more is a slip of the hand
+constexpr std::uint32_t most_slots = 1u << 20;  // per job or node: more is a slip of the hand
 constexpr std::uint32_t most_nodes = 100'000;
 
 class Faults {
@@ -27,9 +27,7 @@ class Faults {
 
 bool valid_name(const std::string& name, std::size_t longest) {
   if (name.empty() || name.size() > longest || !std::isalnum(static_cast<unsigned char>(name[0]))) return false;
-  return std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '.' || c == '_' || c == '-';
-  });
+  return std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '_' || c == '-'; });
 }
 
 bool valid_env_name(const std::string& name) {
@@ -58,8 +56,7 @@ void check_location(const std::string& location, Faults& faults) {
     }
     host = host_port.substr(1, close - 1);
     if (close + 1 < host_port.size()) port = host_port.substr(close + 1);
-  } else if (const auto colon = host_port.rfind(':');
-             colon != std::string::npos && host_port.find(':') == colon) {
+  } else if (const auto colon = host_port.rfind(':'); colon != std::string::npos && host_port.find(':') == colon) {
     host = host_port.substr(0, colon);
     port = host_port.substr(colon);
   }
@@ -72,10 +69,9 @@ void check_location(const std::string& location, Faults& faults) {
   if (!host.empty() && host[0] == '-') faults.add("location: a host's name does not begin with '-'");
   if (!port.empty()) {
     const std::string digits = port.substr(1);
-    const bool number = !digits.empty() && digits.size() <= 5 &&
-                        std::all_of(digits.begin(), digits.end(), [](unsigned char c) { return std::isdigit(c); });
-    if (!number || std::stoi(digits) < 1 || std::stoi(digits) > 65535)
-      faults.add(fmt::format("location: '{}' is no port", digits));
+    const bool number =
+        !digits.empty() && digits.size() <= 5 && std::all_of(digits.begin(), digits.end(), [](unsigned char c) { return std::isdigit(c); });
+    if (!number || std::stoi(digits) < 1 || std::stoi(digits) > 65535) faults.add(fmt::format("location: '{}' is no port", digits));
   }
 }
 
@@ -89,8 +85,7 @@ void check_path(const std::string& key, const std::string& path, Faults& faults)
 Status check_resource(v1::ResourceSpec& spec, const std::map<std::string, Resource>& resources) {
   Faults faults;
   if (!valid_name(spec.name(), 63))
-    faults.add(fmt::format("name: '{}' is not 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit",
-                           spec.name()));
+    faults.add(fmt::format("name: '{}' is not 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit", spec.name()));
   if (spec.setup_timeout_ms() < 0) faults.add("setup_timeout: is negative");
   if (spec.driver().empty()) spec.set_driver(spec.location().empty() ? "local" : "ssh");
   if (spec.driver() != "local" && spec.driver() != "ssh")
@@ -146,8 +141,7 @@ Status check_pilot(v1::PilotSpec& spec, const State& state) {
   if (spec.node_count() > most_nodes) faults.add(fmt::format("node_count: {} is more than {}", spec.node_count(), most_nodes));
   const auto hosts = static_cast<std::uint32_t>(resource->second.spec.hosts_size());
   if (spec.node_count() > std::max(1u, hosts))
-    faults.add(hosts ? fmt::format("node_count: {} are asked for, resource '{}' names {} hosts", spec.node_count(),
-                                   spec.resource(), hosts)
+    faults.add(hosts ? fmt::format("node_count: {} are asked for, resource '{}' names {} hosts", spec.node_count(), spec.resource(), hosts)
                      : fmt::format("node_count: {} are asked for, resource '{}' names no hosts: it is one node", spec.node_count(),
                                    spec.resource()));
   if (spec.slots_per_node() > most_slots) faults.add(fmt::format("slots_per_node: {} is more than {}", spec.slots_per_node(), most_slots));
@@ -171,16 +165,14 @@ Status check_job(v1::JobSpec& spec, const State& state) {
   check_path("working_folder", spec.working_folder(), faults);
   if (!spec.working_folder().empty() && (spec.private_folder() || spec.files_size()))
     faults.add("working_folder: a job with input files or a private folder has one of its own");
-  for (const auto& [key, value] : {std::pair{"time_limit", spec.time_limit_ms()},
-                                   std::pair{"queue_timeout", spec.queue_timeout_ms()},
-                                   std::pair{"start_timeout", spec.start_timeout_ms()},
-                                   std::pair{"kill_grace", spec.kill_grace_ms()}})
+  for (const auto& [key, value] : {std::pair{"time_limit", spec.time_limit_ms()}, std::pair{"queue_timeout", spec.queue_timeout_ms()},
+                                   std::pair{"start_timeout", spec.start_timeout_ms()}, std::pair{"kill_grace", spec.kill_grace_ms()}})
     if (value < 0) faults.add(fmt::format("{}: is negative", key));
   std::set<std::string> names;
   for (const auto& file : spec.files()) {
     const std::string& name = file.name();
-    if (name.empty() || name[0] == '/' || ("/" + name + "/").find("/../") != std::string::npos ||
-        name.find('\0') != std::string::npos || name.back() == '/')
+    if (name.empty() || name[0] == '/' || ("/" + name + "/").find("/../") != std::string::npos || name.find('\0') != std::string::npos ||
+        name.back() == '/')
       faults.add(fmt::format("files: '{}' is no relative path inside the job's folder", name));
     if (file.sha256().size() != 32) faults.add(fmt::format("files: '{}' has no SHA-256", name));
     if (!names.insert(name).second) faults.add(fmt::format("files: '{}' is there twice", name));
@@ -197,8 +189,7 @@ Status check_job(v1::JobSpec& spec, const State& state) {
       break;
     case v1::JobSpec::kWorker:
       if (spec.worker().executable().empty()) faults.add("executable: none is given");
-      if (spec.processes() > 1 && !spec.worker().mpi())
-        faults.add("processes: a worker without MPI is one process; set mpi");
+      if (spec.processes() > 1 && !spec.worker().mpi()) faults.add("processes: a worker without MPI is one process; set mpi");
       if (spec.beside_job()) faults.add("beside_job: a worker cannot run beside another job");
       break;
     case v1::JobSpec::KIND_NOT_SET: faults.add("it is neither a command nor a worker"); break;

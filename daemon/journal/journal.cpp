@@ -85,15 +85,15 @@ class SqliteJournal final : public Journal {
     if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0)
       return fail(Code::already_exists, "another daemon uses " + dir.string(), "flotilla daemon status shows it");
     const std::string file = (dir / "journal.db").string();
-    if (sqlite3_open_v2(file.c_str(), &database_.handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
-                        nullptr) != SQLITE_OK)
+    if (sqlite3_open_v2(file.c_str(), &database_.handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr) !=
+        SQLITE_OK)
       return failed("open " + file);
-    for (const char* sql : {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL",
-                            durability == Durability::disk ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL",
-                            "PRAGMA wal_autocheckpoint=4000",
-                            "CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-                            // One row holds the events of one commit, each with its length in front.
-                            "CREATE TABLE IF NOT EXISTS events(id INTEGER PRIMARY KEY, batch BLOB NOT NULL)"})
+    for (const char* sql :
+         {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL",
+          durability == Durability::disk ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", "PRAGMA wal_autocheckpoint=4000",
+          "CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+          // One row holds the events of one commit, each with its length in front.
+          "CREATE TABLE IF NOT EXISTS events(id INTEGER PRIMARY KEY, batch BLOB NOT NULL)"})
       if (auto status = run(sql); !status) return status;
     const std::string version = get("format");
     if (version.empty()) {
@@ -108,8 +108,8 @@ class SqliteJournal final : public Journal {
       instance_ = random_bytes(16);
       if (auto status = put("instance", instance_); !status) return status;
     }
-    if (sqlite3_prepare_v3(database_.handle, "INSERT INTO events(batch) VALUES(?)", -1, SQLITE_PREPARE_PERSISTENT,
-                           &insert_.handle, nullptr) != SQLITE_OK)
+    if (sqlite3_prepare_v3(database_.handle, "INSERT INTO events(batch) VALUES(?)", -1, SQLITE_PREPARE_PERSISTENT, &insert_.handle,
+                           nullptr) != SQLITE_OK)
       return failed("prepare");
     if (durability == Durability::process) syncer_ = std::make_unique<Syncer>(file + "-wal");
     return {};
@@ -197,8 +197,7 @@ class SqliteJournal final : public Journal {
   Status failed(const std::string& doing) {
     const int code = sqlite3_errcode(database_.handle);
     const bool space = code == SQLITE_FULL || code == SQLITE_IOERR;
-    return fail(space ? Code::resource_exhausted : Code::internal,
-                fmt::format("cannot {}: {}", doing, sqlite3_errmsg(database_.handle)),
+    return fail(space ? Code::resource_exhausted : Code::internal, fmt::format("cannot {}: {}", doing, sqlite3_errmsg(database_.handle)),
                 space ? "make room on its disk; nothing more is accepted until then" : "", space ? Retry::yes : Retry::no);
   }
 

@@ -32,16 +32,14 @@ using boost::system::error_code;
 using Steady = std::chrono::steady_clock;
 using namespace monitor;
 
-constexpr std::size_t most_batch = 256;              // changes in one event
-constexpr std::size_t most_batch_bytes = 128u << 10; // a batch is closed when it is longer
-constexpr int stream_send_buffer = 256 << 10;        // bytes in the kernel: old news must not pile up there
-constexpr auto retry_accept = std::chrono::milliseconds(100);   // out of descriptors: others must close first
+constexpr std::size_t most_batch = 256;                        // changes in one event
+constexpr std::size_t most_batch_bytes = 128u << 10;           // a batch is closed when it is longer
+constexpr int stream_send_buffer = 256 << 10;                  // bytes in the kernel: old news must not pile up there
+constexpr auto retry_accept = std::chrono::milliseconds(100);  // out of descriptors: others must close first
 
 constexpr std::string_view json_type = "application/json";
 
-bool has_ended(v1::JobState state) {
-  return state == v1::JOB_FINISHED || state == v1::JOB_FAILED || state == v1::JOB_CANCELED;
-}
+bool has_ended(v1::JobState state) { return state == v1::JOB_FINISHED || state == v1::JOB_FAILED || state == v1::JOB_CANCELED; }
 
 // The present state as it is sent to one watcher, slice by slice.
 struct Snapshot {
@@ -75,8 +73,7 @@ Snapshot take_snapshot(MonitorSource& source, std::size_t most_jobs) {
     }
   });
   keep_most(jobs, most_jobs);
-  std::sort(jobs.begin(), jobs.end(),
-            [](const v1::Change& a, const v1::Change& b) { return a.job().id() < b.job().id(); });
+  std::sort(jobs.begin(), jobs.end(), [](const v1::Change& a, const v1::Change& b) { return a.job().id() < b.job().id(); });
   snapshot.omitted_jobs = seen_jobs - jobs.size();
   std::move(jobs.begin(), jobs.end(), std::back_inserter(snapshot.changes));
   return snapshot;
@@ -124,7 +121,7 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
   void leave(MonitorSession* session);
 
   asio::io_context& io;
-  MonitorSource* source;          // null after end()
+  MonitorSource* source;  // null after end()
   const MonitorLimits limits;
   Access access;
   bool any_port = false;
@@ -134,10 +131,10 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
   bool flush_pending = false;
   Steady::time_point last_flush{};
   ChangeLog log;
-  std::uint64_t released = 0;     // watchers are told what is up to this version
-  const std::string epoch;        // ids of an earlier daemon are not taken for ours
+  std::uint64_t released = 0;  // watchers are told what is up to this version
+  const std::string epoch;     // ids of an earlier daemon are not taken for ours
   std::unordered_set<MonitorSession*> sessions;
-  std::unordered_set<MonitorSession*> watchers;   // of sessions, those with an event stream
+  std::unordered_set<MonitorSession*> watchers;  // of sessions, those with an event stream
   bool was_watched = false;
   Steady::time_point last_watched{};
 };
@@ -154,8 +151,7 @@ class MonitorSession : public std::enable_shared_from_this<MonitorSession> {
     parser_.emplace();
     prepare(*parser_);
     stream_.expires_after(impl_->limits.request);
-    http::async_read(stream_, buffer_, *parser_,
-                     [self = shared_from_this()](error_code error, std::size_t) { self->on_read(error); });
+    http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](error_code error, std::size_t) { self->on_read(error); });
   }
 
   void close() {
@@ -193,16 +189,16 @@ class MonitorSession : public std::enable_shared_from_this<MonitorSession> {
   tcp::socket raw_;
   asio::steady_timer tick_;
   Phase phase_ = Phase::request;
-  bool events_ = false;           // server-sent events, else one JSON document
+  bool events_ = false;  // server-sent events, else one JSON document
   Snapshot snapshot_;
   bool resumed_ = false;
-  std::uint64_t version_ = 0;     // it knows everything up to here
+  std::uint64_t version_ = 0;  // it knows everything up to here
   std::string out_;
   bool writing_ = false;
-  std::uint64_t writes_ = 0;      // finished ones
+  std::uint64_t writes_ = 0;  // finished ones
   std::uint64_t writes_at_tick_ = 0;
   bool heartbeat_due_ = false;
-  char unread_[256];              // what a client sends into its stream is thrown away
+  char unread_[256];  // what a client sends into its stream is thrown away
 };
 
 // ---- one connection -------------------------------------------------------------------------------------
@@ -228,14 +224,13 @@ void MonitorSession::answer(const Route& route) {
   };
 
   switch (route.target) {
-    case Target::refused:
-      return send(make_refusal(request, route));
+    case Target::refused: return send(make_refusal(request, route));
 
     case Target::login: {
       auto response = make_response(request, 303, "text/plain; charset=utf-8", "");
       response.set(http::field::location, "/");
-      response.set(http::field::set_cookie, impl_->access.cookie_name() + "=" + impl_->access.token +
-                                                "; HttpOnly; SameSite=Strict; Path=/");
+      response.set(http::field::set_cookie,
+                   impl_->access.cookie_name() + "=" + impl_->access.token + "; HttpOnly; SameSite=Strict; Path=/");
       return send(std::move(response));
     }
 
@@ -245,8 +240,7 @@ void MonitorSession::answer(const Route& route) {
       return send(make_response(request, 200, file->type, std::string(file->content)));
     }
 
-    case Target::info:
-      return send(make_response(request, 200, json_type, impl_->info_json() + "\n"));
+    case Target::info: return send(make_response(request, 200, json_type, impl_->info_json() + "\n"));
 
     case Target::job: {
       auto job = source.job(route.job);
@@ -262,19 +256,16 @@ void MonitorSession::answer(const Route& route) {
       if (!output) {
         const auto& error = output.error();
         auto code = static_cast<v1::ErrorCode>(error.code);
-        return refuse(error.code == Code::not_found ? 404 : 503, v1::ErrorCode_Name(code).c_str(), error.message,
-                      error.hint);
+        return refuse(error.code == Code::not_found ? 404 : 503, v1::ErrorCode_Name(code).c_str(), error.message, error.hint);
       }
       return send(make_response(request, 200, "text/plain; charset=utf-8", std::move(*output)));
     }
 
     case Target::snapshot:
     case Target::events:
-      if (route.head)
-        return send(make_response(request, 200, route.target == Target::events ? "text/event-stream" : json_type, ""));
+      if (route.head) return send(make_response(request, 200, route.target == Target::events ? "text/event-stream" : json_type, ""));
       if (route.target == Target::events && impl_->watchers.size() >= impl_->limits.watchers)
-        return refuse(503, "RESOURCE_EXHAUSTED",
-                      "this page is open " + std::to_string(impl_->limits.watchers) + " times already",
+        return refuse(503, "RESOURCE_EXHAUSTED", "this page is open " + std::to_string(impl_->limits.watchers) + " times already",
                       "close one of the others");
       return begin_stream(route);
   }
@@ -341,9 +332,7 @@ void MonitorSession::append_snapshot() {
   auto left = snapshot_.changes.size() - snapshot_.next;
   if (events_ && left != 0) out_ += "event: changes\ndata: [";
   if (!events_ && snapshot_.next != 0 && left != 0) out_ += ",\n";
-  snapshot_.next += append_batch(out_, left, [&](std::size_t i) -> const v1::Change& {
-    return snapshot_.changes[snapshot_.next + i];
-  });
+  snapshot_.next += append_batch(out_, left, [&](std::size_t i) -> const v1::Change& { return snapshot_.changes[snapshot_.next + i]; });
   if (events_ && left != 0) out_ += "]\n\n";
   if (snapshot_.next < snapshot_.changes.size()) return;
   // Only now an id: a stream that is cut within the snapshot starts over.
@@ -363,7 +352,7 @@ void MonitorSession::append_changes() {
   auto from = version_;
   auto changes = impl_->log.after(from, most_batch);
   auto sent = append_batch(batch, changes.size(), [&](std::size_t i) -> const v1::Change& { return *changes[i]; });
-  if (sent < changes.size()) {   // it was cut by its bytes: the position is behind the last one that is in it
+  if (sent < changes.size()) {  // it was cut by its bytes: the position is behind the last one that is in it
     from = version_;
     impl_->log.after(from, sent);
   }
@@ -376,8 +365,7 @@ void MonitorSession::pump() {
   if (writing_ || ended_ || impl_->source == nullptr) return;
   out_.clear();
   switch (phase_) {
-    case Phase::request:
-      return;
+    case Phase::request: return;
     case Phase::begin: {
       out_ = stream_head(events_ ? "text/event-stream" : json_type);
       auto about = "\"id\":\"" + impl_->event_id(version_) + "\",\"info\":" + impl_->info_json();
@@ -394,12 +382,8 @@ void MonitorSession::pump() {
       }
       break;
     }
-    case Phase::snapshot:
-      append_snapshot();
-      break;
-    case Phase::live:
-      append_changes();
-      break;
+    case Phase::snapshot: append_snapshot(); break;
+    case Phase::live: append_changes(); break;
     case Phase::closing: {
       error_code ignored;
       raw_.shutdown(tcp::socket::shutdown_send, ignored);
@@ -441,10 +425,8 @@ Status Monitor::Impl::start() {
     address.sin_port = 0;
     bound = ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length);
   }
-  if (bound != 0 || ::listen(fd.get(), 64) != 0 ||
-      ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    auto error = errno_error(Code::unavailable, "cannot listen for the web page on 127.0.0.1:" +
-                                                    std::to_string(access.port));
+  if (bound != 0 || ::listen(fd.get(), 64) != 0 || ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    auto error = errno_error(Code::unavailable, "cannot listen for the web page on 127.0.0.1:" + std::to_string(access.port));
     error.hint = "choose another port for the web page in the configuration, or 0 for any that is free";
     return fail(std::move(error));
   }
@@ -542,7 +524,7 @@ std::optional<std::uint64_t> Monitor::Impl::resume_from(std::string_view id) con
 
 std::string Monitor::Impl::info_json() {
   auto info = source->info();
-  info.clear_web_url();   // it holds the token
+  info.clear_web_url();  // it holds the token
   std::string out;
   append_json(out, info);
   return out;

@@ -34,21 +34,21 @@ struct MonitorSource {
 };
 
 struct MonitorLimits {
-  std::size_t connections = 64;                 // a browser opens up to 6 for one page
-  std::size_t watchers = 16;                    // of them event streams
-  std::size_t snapshot_jobs = 20'000;           // the newest; the page lists no more with comfort
-  std::size_t log_entries = 8'192;              // changes that a watcher may lag behind before it is reset
+  std::size_t connections = 64;        // a browser opens up to 6 for one page
+  std::size_t watchers = 16;           // of them event streams
+  std::size_t snapshot_jobs = 20'000;  // the newest; the page lists no more with comfort
+  std::size_t log_entries = 8'192;     // changes that a watcher may lag behind before it is reset
   std::size_t log_bytes = 8u << 20;
-  std::chrono::milliseconds flush = std::chrono::milliseconds(100);   // least time between two batches of a watcher
-  std::chrono::milliseconds heartbeat = std::chrono::seconds(15);     // also: a write that takes longer ends the stream
-  std::chrono::milliseconds request = std::chrono::seconds(30);       // for a request to arrive, and for its answer to leave
-  std::chrono::milliseconds unwatched = std::chrono::seconds(60);     // after the last watcher changes are no longer kept
+  std::chrono::milliseconds flush = std::chrono::milliseconds(100);  // least time between two batches of a watcher
+  std::chrono::milliseconds heartbeat = std::chrono::seconds(15);    // also: a write that takes longer ends the stream
+  std::chrono::milliseconds request = std::chrono::seconds(30);      // for a request to arrive, and for its answer to leave
+  std::chrono::milliseconds unwatched = std::chrono::seconds(60);    // after the last watcher changes are no longer kept
 };
 
 struct MonitorOptions {
-  std::uint16_t port = 0;        // 0 = any
-  std::uint16_t last_port = 0;   // with port 0, tried first: pages that are open find a daemon that was started again
-  std::string token;        // empty = a fresh random one
+  std::uint16_t port = 0;       // 0 = any
+  std::uint16_t last_port = 0;  // with port 0, tried first: pages that are open find a daemon that was started again
+  std::string token;            // empty = a fresh random one
   MonitorLimits limits;
 };
 
@@ -56,14 +56,14 @@ class Monitor {
  public:
   // `source` must live until end().
   Monitor(boost::asio::io_context& io, MonitorSource& source, MonitorOptions options);
-  ~Monitor();   // ends
+  ~Monitor();  // ends
   Monitor(const Monitor&) = delete;
   Monitor& operator=(const Monitor&) = delete;
 
   // Listens. On failure nothing listens; the error names the port.
   Status start();
-  std::uint16_t port() const;      // 0 before start
-  std::string url() const;         // with the token; empty before start
+  std::uint16_t port() const;  // 0 before start
+  std::string url() const;     // with the token; empty before start
   // Whether changed() would be told to anybody: no page has been open of late when not, and the trouble of building a
   // v1::Change can be saved.
   bool wanted();

@@ -3,14 +3,13 @@
 namespace flotilla::monitor {
 namespace {
 
-constexpr PageFile not_built{
-    "/index.html", "text/html; charset=utf-8",
-    "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Flotilla</title>"
-    "<h1>Flotilla</h1><p>The daemon runs, but this build of it carries no web page.</p>"
-    "<p>To build it, with Node.js 20.19 or later: <code>cd web &amp;&amp; npm ci &amp;&amp; npm run build</code>, "
-    "then build the daemon again (<code>./scripts/build</code> does both).</p>"
-    "<p>Meanwhile: <code>flotilla job list</code>, <code>flotilla pilot list</code>, or the "
-    "<a href=\"/api/v1/snapshot\">state as JSON</a>.</p></html>"};
+constexpr PageFile not_built{"/index.html", "text/html; charset=utf-8",
+                             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Flotilla</title>"
+                             "<h1>Flotilla</h1><p>The daemon runs, but this build of it carries no web page.</p>"
+                             "<p>To build it, with Node.js 20.19 or later: <code>cd web &amp;&amp; npm ci &amp;&amp; npm run build</code>, "
+                             "then build the daemon again (<code>./scripts/build</code> does both).</p>"
+                             "<p>Meanwhile: <code>flotilla job list</code>, <code>flotilla pilot list</code>, or the "
+                             "<a href=\"/api/v1/snapshot\">state as JSON</a>.</p></html>"};
 
 }  // namespace
 

@@ -6,8 +6,8 @@
 namespace flotilla::monitor {
 
 struct PageFile {
-  std::string_view path;       // "/index.html"
-  std::string_view type;       // Content-Type
+  std::string_view path;  // "/index.html"
+  std::string_view type;  // Content-Type
   std::string_view content;
 };
 

@@ -79,9 +79,8 @@ Response make_refusal(const Request& request, const Route& route) {
   } else {
     body = error_json(route.code, route.message, route.hint);
   }
-  auto response = make_response(request, route.status,
-                                route.form == Form::html ? "text/html; charset=utf-8" : "application/json",
-                                std::move(body));
+  auto response =
+      make_response(request, route.status, route.form == Form::html ? "text/html; charset=utf-8" : "application/json", std::move(body));
   if (route.status == 405) response.set(http::field::allow, "GET, HEAD");
   return response;
 }
@@ -95,8 +94,7 @@ Response make_bad_request(boost::system::error_code error) {
                          error_json("INVALID_ARGUMENT", "the headers of this request are longer than 8 KiB",
                                     "delete the cookies of 127.0.0.1 in this browser"));
   if (error == http::error::unexpected_body || error == http::error::body_limit)
-    return make_response(none, 413, "application/json",
-                         error_json("INVALID_ARGUMENT", "a request has no body here", ""));
+    return make_response(none, 413, "application/json", error_json("INVALID_ARGUMENT", "a request has no body here", ""));
   return make_response(none, 400, "application/json",
                        error_json("INVALID_ARGUMENT", "this is not an HTTP request: " + error.message(), ""));
 }

@@ -40,10 +40,9 @@ class Watch final : public ProcessWatch, public std::enable_shared_from_this<Wat
     }
     fcntl(fd, F_SETFD, FD_CLOEXEC);
     descriptor_.assign(fd);
-    descriptor_.async_wait(asio::posix::stream_descriptor::wait_read,
-                           [weak = weak_from_this()](boost::system::error_code code) {
-                             if (auto self = weak.lock(); self && !code) self->gone_();
-                           });
+    descriptor_.async_wait(asio::posix::stream_descriptor::wait_read, [weak = weak_from_this()](boost::system::error_code code) {
+      if (auto self = weak.lock(); self && !code) self->gone_();
+    });
   }
 
  private:

@@ -18,8 +18,7 @@ OutputStore::Stream& OutputStore::stream(JobId job, unsigned stream) {
   auto [it, added] = streams_.try_emplace(job.value * 2 + (stream - 1));
   if (added) {
     struct stat info {};
-    if (stat(path(job, stream).c_str(), &info) == 0)
-      it->second.size = it->second.taken = static_cast<std::uint64_t>(info.st_size);
+    if (stat(path(job, stream).c_str(), &info) == 0) it->second.size = it->second.taken = static_cast<std::uint64_t>(info.st_size);
   }
   return it->second;
 }

@@ -23,14 +23,14 @@ class OutputStore {
   Status append(JobId job, unsigned stream, std::uint64_t offset, std::string_view data);
   // At most `max` bytes from `offset`; empty at the end of what is there.
   Result<std::string> read(JobId job, unsigned stream, std::uint64_t offset, std::size_t max);
-  void close(JobId job);    // it has ended: its files need not stay open
+  void close(JobId job);  // it has ended: its files need not stay open
   void remove(JobId job);
 
  private:
   struct Stream {
     unique_fd fd;
-    std::uint64_t size = 0;    // of the file
-    std::uint64_t taken = 0;   // of the stream
+    std::uint64_t size = 0;   // of the file
+    std::uint64_t taken = 0;  // of the stream
   };
   std::filesystem::path path(JobId job, unsigned stream) const;
   Stream& stream(JobId job, unsigned stream);

@@ -20,7 +20,8 @@
 extern "C" const char flotilla_unpacker_begin[], flotilla_unpacker_end[];
 asm(".pushsection .rodata\n"
     ".global flotilla_unpacker_begin, flotilla_unpacker_end\n"
-    "flotilla_unpacker_begin: .incbin \"" FLOTILLA_UNPACKER "\"\n"
+    "flotilla_unpacker_begin: .incbin \"" FLOTILLA_UNPACKER
+    "\"\n"
     "flotilla_unpacker_end: .byte 0\n"
     ".popsection\n");
 
@@ -29,9 +30,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t largest_agent = 256u << 20;  // a debug build has some 100 MiB
-constexpr int quick_level = 3;    // 60 ms for 14 MB
-constexpr int thorough_level = 19;  // 15 % less to send, takes seconds
-constexpr std::size_t piece_bytes = 128u << 10;  // between two looks at whether to stop
+constexpr int quick_level = 3;                     // 60 ms for 14 MB
+constexpr int thorough_level = 19;                 // 15 % less to send, takes seconds
+constexpr std::size_t piece_bytes = 128u << 10;    // between two looks at whether to stop
 
 struct FreeContext {
   void operator()(ZSTD_CCtx* context) const { ZSTD_freeCCtx(context); }
@@ -112,16 +113,13 @@ bool is_packed_from(const std::string& packed, const AgentDescription& descripti
 
 }  // namespace
 
-std::string_view unpacker() {
-  return {flotilla_unpacker_begin, static_cast<std::size_t>(flotilla_unpacker_end - flotilla_unpacker_begin)};
-}
+std::string_view unpacker() { return {flotilla_unpacker_begin, static_cast<std::size_t>(flotilla_unpacker_end - flotilla_unpacker_begin)}; }
 
 Result<AgentDescription> describe_agent(const fs::path& agent) {
   static std::mutex mutex;
   static std::map<std::tuple<std::string, ino_t, off_t, std::int64_t>, AgentDescription> known;
   struct stat info {};
-  if (stat(agent.c_str(), &info) != 0)
-    return fail(errno_error(Code::failed_precondition, "find the agent " + agent.string()));
+  if (stat(agent.c_str(), &info) != 0) return fail(errno_error(Code::failed_precondition, "find the agent " + agent.string()));
   const auto key = std::make_tuple(agent.string(), info.st_ino, info.st_size,
                                    static_cast<std::int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec);
   std::lock_guard lock(mutex);
@@ -131,8 +129,7 @@ Result<AgentDescription> describe_agent(const fs::path& agent) {
   AgentDescription description;
   description.machine = machine_of_elf(*data);
   if (description.machine.empty())
-    return fail(Code::failed_precondition, agent.string() + " is no program for a processor that is known here",
-                "install Flotilla again");
+    return fail(Code::failed_precondition, agent.string() + " is no program for a processor that is known here", "install Flotilla again");
   description.sha256 = to_hex(sha256(*data));
   description.size = data->size();
   description.unpacker_size = unpacker().size();

@@ -14,7 +14,7 @@ constexpr auto shell_patience = std::chrono::seconds(30);   // login shells that
 constexpr auto place_patience = std::chrono::seconds(60);   // each answer of the script
 constexpr auto upload_patience = std::chrono::minutes(30);  // 5 MB at modem speed
 constexpr auto hub_patience = std::chrono::seconds(30);
-constexpr double skew_worth_a_word_s = 10;                  // certificates are dated back a day; logs are hard to compare
+constexpr double skew_worth_a_word_s = 10;  // certificates are dated back a day; logs are hard to compare
 
 std::string said_instead(const BootstrapAnswer& answer, const RemoteCommand& shell) {
   std::string text;
@@ -80,7 +80,8 @@ class Conversation {
       if (!line) return fail(line.error());
       const bool had_time = answer_.time_s != 0;
       parse_bootstrap_line(answer_, nonce_, *line);
-      if (!had_time && answer_.time_s != 0) skew_s_ = static_cast<double>(answer_.time_s) + 0.5 - static_cast<double>(asked_ms_ + wall_ms()) / 2000.0;
+      if (!had_time && answer_.time_s != 0)
+        skew_s_ = static_cast<double>(answer_.time_s) + 0.5 - static_cast<double>(asked_ms_ + wall_ms()) / 2000.0;
     }
     return {};
   }
@@ -98,7 +99,8 @@ class Conversation {
       if (answer_.places.empty()) return fail(no_place_error(answer_, request_.resource, {}));
       std::string text;
       for (const auto& each : answer_.places)
-        text += (text.empty() ? "" : ", ") + each.directory + (each.free_kib < 0 ? "" : " (" + std::to_string(each.free_kib >> 10) + " MiB free)");
+        text += (text.empty() ? "" : ", ") + each.directory +
+                (each.free_kib < 0 ? "" : " (" + std::to_string(each.free_kib >> 10) + " MiB free)");
       std::string refused;
       for (const auto& each : answer_.refused) refused += (refused.empty() ? "" : ", ") + each.directory + ": " + each.reason;
       if (refused.empty()) observer_.done(Step::scratch, text);
@@ -113,7 +115,8 @@ class Conversation {
     char text[96];
     std::snprintf(text, sizeof text, "the clock there is %.0f s %s this one", std::fabs(skew_s_), skew_s_ < 0 ? "behind" : "ahead of");
     if (answer_.time_s == 0) observer_.warn(Step::time_skew, "the clock there cannot be read", "");
-    else if (std::fabs(skew_s_) > skew_worth_a_word_s) observer_.warn(Step::time_skew, text, "let the machine that is wrong keep its time by NTP");
+    else if (std::fabs(skew_s_) > skew_worth_a_word_s)
+      observer_.warn(Step::time_skew, text, "let the machine that is wrong keep its time by NTP");
     else observer_.done(Step::time_skew, "less than " + std::to_string(static_cast<int>(skew_worth_a_word_s)) + " s");
     observer_.begin(Step::agent, "looking for the agent");
     return {};
@@ -138,7 +141,8 @@ class Conversation {
     };
     const auto head = std::to_string(packed->size()) + "\n" + std::string(unpacker());
     if (auto sent = shell_->write(head, after(upload_patience), progress(0)); !sent && !shell_->has_line()) return sent;
-    if (auto got = read_until([&] { return answer_.ready_for_agent || answer_.ended || !answer_.failure.empty(); }, upload_patience); !got) return got;
+    if (auto got = read_until([&] { return answer_.ready_for_agent || answer_.ended || !answer_.failure.empty(); }, upload_patience); !got)
+      return got;
     if (answer_.ready_for_agent && answer_.failure.empty()) {
       if (auto sent = shell_->write(*packed, after(upload_patience), progress(head.size())); !sent && !shell_->has_line()) return sent;
       if (auto got = read_until([&] { return answer_.ended || !answer_.failure.empty(); }, upload_patience); !got) return got;

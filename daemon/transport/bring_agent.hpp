@@ -14,8 +14,8 @@ namespace flotilla::daemon {
 struct BringRequest {
   std::string resource;
   std::string scratch_dir;
-  std::string instance;               // hex
-  std::filesystem::path agent;        // the local file
+  std::string instance;         // hex
+  std::filesystem::path agent;  // the local file
   std::filesystem::path cache_dir;
 };
 

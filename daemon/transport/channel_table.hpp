@@ -25,8 +25,8 @@ class ChannelTable {
   virtual void add(std::uint64_t channel, unique_fd user) = 0;
   // From frames of the link.
   virtual void on_ack(const v1::ChannelAck& ack) = 0;
-  virtual void on_data(const v1::ChannelData& data) = 0;   // fallback without forwarding
-  virtual void on_end(const v1::ChannelEnd& end) = 0;      // reads the last bytes, then closes the user's end
+  virtual void on_data(const v1::ChannelData& data) = 0;  // fallback without forwarding
+  virtual void on_end(const v1::ChannelEnd& end) = 0;     // reads the last bytes, then closes the user's end
   // The pilot's link was made anew: a channel whose bytes went over it as frames has to be opened again.
   virtual void on_link_renewed(std::uint64_t channel) = 0;
   // Ends the user's side at once (worker or client gone, pilot lost).

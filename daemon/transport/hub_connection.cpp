@@ -120,7 +120,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     auto location = parse_location(config_.spec.location());
     session.through_gateway = !config_.spec.gateway().empty();
     session.agent = config_.agent;
-    if (const auto file = config_.spec.options().find("ssh_config"); file != config_.spec.options().end()) session.ssh_config = file->second;
+    if (const auto file = config_.spec.options().find("ssh_config"); file != config_.spec.options().end())
+      session.ssh_config = file->second;
     if (location) session.location = *location;
     Status checked;
     if (!location) checked = fail(location.error());
@@ -173,9 +174,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::unique_ptr<Observer> observer;
     BringRequest bring;
     v1::HubStart start;
-    Connection* owner = nullptr;      // io thread only
+    Connection* owner = nullptr;  // io thread only
     Session* serving = nullptr;
-    std::string agent;                // its path there
+    std::string agent;  // its path there
 
     void run() {
       auto error = work();
@@ -198,7 +199,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
       Error error;
       if (hub) {
         int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return errno_error(Code::resource_exhausted, "make a socket pair");
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+          return errno_error(Code::resource_exhausted, "make a socket pair");
         auto upper = std::make_shared<unique_fd>(pair[0]);
         unique_fd lower(pair[1]);
         serving = &ssh;
@@ -245,8 +247,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
       return refuse({Code::permission_denied, "what answers on " + hub_host_ + " is not the hub that was started", {}, Retry::yes, {}});
     if (hello.protocol() < protocol_minimum || hello.protocol_min() > protocol_version)
       return refuse({Code::version_mismatch,
-                     "the hub on " + hub_host_ + " (build " + hello.build() + ") and this daemon (build " + build_version() + ") have no protocol in common",
-                     "stop its pilots, then end it with: flotilla resource remove " + config_.spec.name(), Retry::no, {}});
+                     "the hub on " + hub_host_ + " (build " + hello.build() + ") and this daemon (build " + build_version() +
+                         ") have no protocol in common",
+                     "stop its pilots, then end it with: flotilla resource remove " + config_.spec.name(),
+                     Retry::no,
+                     {}});
     hello_seen_ = true;
     timer_.cancel();
     v1::Frame answer;
@@ -366,23 +371,20 @@ class HubConnectionImpl final : public HubConnection {
     auto channel = channels_.find(request.channel);
     if (!channel) return;
     opened_.insert(request.channel);
-    connection_->with_session(
-        [channel, epoch = request.epoch, ticket = request.ticket](Session& session, const std::string&) {
-          session.open_channel(channel, epoch, ticket);
-        },
-        nullptr);
+    connection_->with_session([channel, epoch = request.epoch, ticket = request.ticket](
+                                  Session& session, const std::string&) { session.open_channel(channel, epoch, ticket); },
+                              nullptr);
   }
 
   void probe(std::chrono::milliseconds patience) override { connection_->probe(patience); }
 
   void open_tcp(const std::string& host, int port, std::function<void(Result<unique_fd>)> done) override {
-    const auto answer = [&](Error error) {
-      boost::asio::post(io_, [done, error = std::move(error)] { done(fail(error)); });
-    };
+    const auto answer = [&](Error error) { boost::asio::post(io_, [done, error = std::move(error)] { done(fail(error)); }); };
     if (!connection_->connected())
       return answer({Code::unavailable, "the gateway " + name_ + " is not connected", "flotilla resource test " + name_, Retry::yes, {}});
     int pair[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return answer(errno_error(Code::resource_exhausted, "make a socket pair"));
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+      return answer(errno_error(Code::resource_exhausted, "make a socket pair"));
     auto ours = std::make_shared<unique_fd>(pair[0]), theirs = std::make_shared<unique_fd>(pair[1]);
     // `done` runs once, on the io thread, whatever becomes of the connection: its waiter must not wait in vain.
     auto once = std::make_shared<std::function<void(Result<unique_fd>)>>(std::move(done));
@@ -425,7 +427,8 @@ class TestObserver final : public Observer {
   void begin(Step step, const std::string& message, double fraction) override {
     if (step != step_ || !began_) began_ = std::chrono::steady_clock::now();
     step_ = step;
-    report(step, v1::TestStep::RUNNING, fraction < 0 ? message : message + " " + std::to_string(static_cast<int>(fraction * 100)) + " %", {});
+    report(step, v1::TestStep::RUNNING, fraction < 0 ? message : message + " " + std::to_string(static_cast<int>(fraction * 100)) + " %",
+           {});
   }
   void done(Step step, const std::string& message) override { report(step, v1::TestStep::OK, message, {}); }
   void warn(Step step, const std::string& message, const std::string& hint) override { report(step, v1::TestStep::WARNING, message, hint); }

@@ -32,13 +32,13 @@ class Prompter {
 };
 
 struct HubConnectionConfig {
-  v1::ResourceSpec spec;                       // driver ssh
-  std::string instance;                        // 16 bytes
-  std::filesystem::path agent;                 // the local flotilla-agent binary
-  std::filesystem::path state_dir;             // for caches (compressed agent) of this daemon
+  v1::ResourceSpec spec;            // driver ssh
+  std::string instance;             // 16 bytes
+  std::filesystem::path agent;      // the local flotilla-agent binary
+  std::filesystem::path state_dir;  // for caches (compressed agent) of this daemon
   // What the hub needs to admit pilots: made by proto/tls from the instance's CA.
   std::string hub_id;
-  std::string tls_ca, tls_chain, tls_key;      // PEM; the intermediate CA of this hub
+  std::string tls_ca, tls_chain, tls_key;       // PEM; the intermediate CA of this hub
   std::int64_t cutoff_ms = 24LL * 3600 * 1000;  // the hub's; as the configuration says
 };
 
@@ -56,7 +56,7 @@ struct HubConnectionEvents {
 struct ChannelRequest {
   std::uint64_t channel = 0;
   std::uint32_t epoch = 0;
-  std::string ticket;     // 32 bytes, already announced to the hub by ExpectChannel
+  std::string ticket;  // 32 bytes, already announced to the hub by ExpectChannel
   std::string peer;
 };
 
@@ -90,8 +90,7 @@ struct HubConnectionServices {
 };
 
 // spec.transport chooses: "libssh" (or empty) or "openssh".
-std::unique_ptr<HubConnection> make_hub_connection(HubConnectionServices services, HubConnectionConfig config,
-                                                   HubConnectionEvents events);
+std::unique_ptr<HubConnection> make_hub_connection(HubConnectionServices services, HubConnectionConfig config, HubConnectionEvents events);
 
 // `flotilla resource test`: tries each step by itself, nothing stays. Steps are reported as they begin and end.
 // The returned object is kept until on_done; destroying it stops the test.
@@ -100,7 +99,6 @@ class ResourceTest {
   virtual ~ResourceTest() = default;
 };
 std::unique_ptr<ResourceTest> start_resource_test(HubConnectionServices services, HubConnectionConfig config,
-                                                  std::function<void(v1::TestStep)> on_step,
-                                                  std::function<void()> on_done);
+                                                  std::function<void(v1::TestStep)> on_step, std::function<void()> on_done);
 
 }  // namespace flotilla::daemon

@@ -26,11 +26,11 @@
 namespace flotilla::daemon {
 namespace {
 
-constexpr auto handshake_patience = std::chrono::seconds(20);   // key exchange over a bad line; sshd may be slow to answer
-constexpr auto auth_patience = std::chrono::seconds(60);        // one step of it, without people; PAM may wait on purpose
-constexpr auto channel_patience = std::chrono::seconds(15);     // opening one
-constexpr auto quiet_time = std::chrono::milliseconds(200);     // then what is owed on channels is acknowledged
-constexpr int wrong_secrets = 3;                                // as ssh asks
+constexpr auto handshake_patience = std::chrono::seconds(20);  // key exchange over a bad line; sshd may be slow to answer
+constexpr auto auth_patience = std::chrono::seconds(60);       // one step of it, without people; PAM may wait on purpose
+constexpr auto channel_patience = std::chrono::seconds(15);    // opening one
+constexpr auto quiet_time = std::chrono::milliseconds(200);    // then what is owed on channels is acknowledged
+constexpr int wrong_secrets = 3;                               // as ssh asks
 constexpr std::size_t piece_bytes = 64u << 10;
 // AES-GCM first: it moves 1.2 to 1.4 times what chacha20-poly1305 does.
 constexpr const char* ciphers =
@@ -101,7 +101,7 @@ class PipeStream : public Stream {
 
   void join(unique_fd local, std::string first);
   bool joined() const { return static_cast<bool>(local_); }
-  std::string received;   // while nothing is joined
+  std::string received;  // while nothing is joined
   std::string errors;
   void on_errors(std::string_view text) override { errors.append(text); }
   bool ended() const { return remote_closed_ || (remote_eof_ && !held_); }
@@ -185,7 +185,7 @@ class ChannelStream final : public Stream, public ChannelWire {
   std::shared_ptr<UserChannel> user_;
   std::uint32_t epoch_;
   std::string ticket_, socket_;
-  std::string rest_;           // taken from libssh, not yet taken by the channel
+  std::string rest_;  // taken from libssh, not yet taken by the channel
   bool attached_ = false, blocked_ = false, writing_ = false, in_data_ = false;
 };
 
@@ -282,9 +282,7 @@ std::size_t Stream::writable() const {
   return ssh_channel_window_size(channel_);
 }
 
-long Stream::write_channel(const char* data, std::size_t size) {
-  return ssh_channel_write(channel_, data, static_cast<uint32_t>(size));
-}
+long Stream::write_channel(const char* data, std::size_t size) { return ssh_channel_write(channel_, data, static_cast<uint32_t>(size)); }
 
 long Stream::read_held(char* to, std::size_t size) {
   const int count = ssh_channel_read_nonblocking(channel_, to, static_cast<uint32_t>(size), 0);
@@ -419,7 +417,8 @@ void TcpStream::open_failed(const Error& error) {
     return;
   }
   if (auto done = std::exchange(done_, nullptr))
-    done(fail(Code::unavailable, "the gateway " + session_.where() + " cannot reach " + host_ + " port " + std::to_string(port_) + ": " + error.message,
+    done(fail(Code::unavailable,
+              "the gateway " + session_.where() + " cannot reach " + host_ + " port " + std::to_string(port_) + ": " + error.message,
               "is that the machine's name as the gateway knows it?", Retry::yes));
 }
 
@@ -447,11 +446,12 @@ class DialStream final : public PipeStream {
   }
   void open_failed(const Error& error) override {
     if (auto done = std::exchange(done_, nullptr))
-      done(fail(Code::unavailable, "the gateway " + session_.where() + " forbids forwarding, and cannot run what would dial " + host_ + ": " +
-                                       error.message));
+      done(fail(Code::unavailable,
+                "the gateway " + session_.where() + " forbids forwarding, and cannot run what would dial " + host_ + ": " + error.message));
   }
   void on_session_end(const std::string& cause) override {
-    if (auto done = std::exchange(done_, nullptr)) done(fail(Code::unavailable, "the gateway's connection ended: " + cause, {}, Retry::yes));
+    if (auto done = std::exchange(done_, nullptr))
+      done(fail(Code::unavailable, "the gateway's connection ended: " + cause, {}, Retry::yes));
   }
 
  private:
@@ -661,8 +661,10 @@ Status LibsshSession::configure() {
   ssh_options_set(session_, SSH_OPTIONS_CIPHERS_S_C, ciphers);
   ssh_options_set(session_, SSH_OPTIONS_HOST, config_.location.host.c_str());
   if (ssh_options_parse_config(session_, config_.ssh_config.empty() ? nullptr : config_.ssh_config.c_str()) != 0)
-    return fail(Code::failed_precondition, "cannot read " + (config_.ssh_config.empty() ? "~/.ssh/config" : config_.ssh_config) + " for " + where() + ": " + error_text(),
-                "correct it, or set the resource's transport to openssh");
+    return fail(
+        Code::failed_precondition,
+        "cannot read " + (config_.ssh_config.empty() ? "~/.ssh/config" : config_.ssh_config) + " for " + where() + ": " + error_text(),
+        "correct it, or set the resource's transport to openssh");
   const int no = 0;
   ssh_options_set(session_, SSH_OPTIONS_PROCESS_CONFIG, &no);
   if (!config_.location.user.empty()) ssh_options_set(session_, SSH_OPTIONS_USER, config_.location.user.c_str());
@@ -747,7 +749,8 @@ Status LibsshSession::reach(Observer& observer) {
 Status LibsshSession::hand_shake(Observer& observer) {
   auto rc = repeat([&] { return ssh_connect(session_); }, SSH_AGAIN, after(handshake_patience));
   if (!rc && rc.error().code == Code::timeout)
-    return fail(Code::timeout, host_ + " port " + std::to_string(port_) + " (" + where() + ") accepted the connection, but does not speak ssh",
+    return fail(Code::timeout,
+                host_ + " port " + std::to_string(port_) + " (" + where() + ") accepted the connection, but does not speak ssh",
                 "is " + std::to_string(port_) + " sshd's port?", Retry::yes);
   if (!rc) return fail(rc.error());
   if (*rc != SSH_OK) {
@@ -771,7 +774,8 @@ Status LibsshSession::hand_shake(Observer& observer) {
 Status LibsshSession::check_host_key(Observer& observer) {
   observer.begin(Step::host_key, "checking the host key");
   ssh_key key = nullptr;
-  if (ssh_get_server_publickey(session_, &key) != SSH_OK) return fail(Code::unavailable, "no host key came from " + where() + ": " + error_text());
+  if (ssh_get_server_publickey(session_, &key) != SSH_OK)
+    return fail(Code::unavailable, "no host key came from " + where() + ": " + error_text());
   const std::string type = ssh_key_type_to_char(ssh_key_type(key));
   unsigned char* hash = nullptr;
   std::size_t size = 0;
@@ -793,9 +797,7 @@ Status LibsshSession::check_host_key(Observer& observer) {
   };
   const auto state = ssh_session_is_known_server(session_);
   switch (state) {
-    case SSH_KNOWN_HOSTS_OK:
-      observer.done(Step::host_key, type + " " + fingerprint + " is known");
-      return {};
+    case SSH_KNOWN_HOSTS_OK: observer.done(Step::host_key, type + " " + fingerprint + " is known"); return {};
     case SSH_KNOWN_HOSTS_CHANGED:
     case SSH_KNOWN_HOSTS_OTHER: {
       std::string places;
@@ -813,10 +815,8 @@ Status LibsshSession::check_host_key(Observer& observer) {
                   "ask its administrator; if the new key is right, run: ssh-keygen -R '" + name + "'");
     }
     case SSH_KNOWN_HOSTS_NOT_FOUND:
-    case SSH_KNOWN_HOSTS_UNKNOWN:
-      break;
-    case SSH_KNOWN_HOSTS_ERROR:
-      return fail(Code::failed_precondition, "cannot check the host key of " + where() + ": " + error_text());
+    case SSH_KNOWN_HOSTS_UNKNOWN: break;
+    case SSH_KNOWN_HOSTS_ERROR: return fail(Code::failed_precondition, "cannot check the host key of " + where() + ": " + error_text());
   }
   auto* prompter = services_.prompter;
   const auto resource = config_.resource;
@@ -842,8 +842,7 @@ Status LibsshSession::check_host_key(Observer& observer) {
   }
   if (ssh_session_update_known_hosts(session_) != SSH_OK)
     observer.warn(Step::host_key, "cannot write the accepted key to known_hosts: " + error_text(), "it will be asked about again");
-  else
-    observer.done(Step::host_key, type + " " + fingerprint + " was accepted and written to " + option(SSH_OPTIONS_KNOWNHOSTS));
+  else observer.done(Step::host_key, type + " " + fingerprint + " was accepted and written to " + option(SSH_OPTIONS_KNOWNHOSTS));
   return {};
 }
 
@@ -893,7 +892,8 @@ Result<int> LibsshSession::with_password(bool again) {
   v1::Prompt prompt;
   prompt.set_kind(v1::PROMPT_SECRET);
   prompt.set_resource(config_.resource);
-  prompt.set_text((again ? "That was not accepted. " : "") + std::string("Password of ") + (user_.empty() ? "" : user_ + " at ") + where() + ":");
+  prompt.set_text((again ? "That was not accepted. " : "") + std::string("Password of ") + (user_.empty() ? "" : user_ + " at ") + where() +
+                  ":");
   auto answer = ask_user(services_, prompt);
   if (!answer) return fail(answer.error());
   auto rc = repeat([&] { return ssh_userauth_password(session_, nullptr, answer->c_str()); }, SSH_AUTH_AGAIN, after(auth_patience));
@@ -909,8 +909,9 @@ Status LibsshSession::authenticate(Observer& observer) {
   bool keys_tried = false;
   int interactive = 0, passwords = 0;
   while (*rc != SSH_AUTH_SUCCESS) {
-    if (!alive()) return fail(Code::unavailable, where() + " closed the connection during the login: " + error_text(),
-                              "it allows a limited time and number of tries", Retry::yes);
+    if (!alive())
+      return fail(Code::unavailable, where() + " closed the connection during the login: " + error_text(),
+                  "it allows a limited time and number of tries", Retry::yes);
     const int methods = ssh_userauth_list(session_, nullptr);
     if ((methods & SSH_AUTH_METHOD_PUBLICKEY) && !keys_tried) {
       keys_tried = true;
@@ -924,14 +925,17 @@ Status LibsshSession::authenticate(Observer& observer) {
       rc = with_password(passwords++ > 0);
     } else {
       std::string offered;
-      const std::pair<int, const char*> names[] = {{SSH_AUTH_METHOD_PUBLICKEY, "publickey"}, {SSH_AUTH_METHOD_INTERACTIVE, "keyboard-interactive"},
-                                                   {SSH_AUTH_METHOD_PASSWORD, "password"}, {SSH_AUTH_METHOD_GSSAPI_MIC, "gssapi-with-mic"},
+      const std::pair<int, const char*> names[] = {{SSH_AUTH_METHOD_PUBLICKEY, "publickey"},
+                                                   {SSH_AUTH_METHOD_INTERACTIVE, "keyboard-interactive"},
+                                                   {SSH_AUTH_METHOD_PASSWORD, "password"},
+                                                   {SSH_AUTH_METHOD_GSSAPI_MIC, "gssapi-with-mic"},
                                                    {SSH_AUTH_METHOD_HOSTBASED, "hostbased"}};
       for (const auto& [bit, name] : names)
         if (methods & bit) offered += (offered.empty() ? "" : ", ") + std::string(name);
       const bool kerberos = (methods & SSH_AUTH_METHOD_GSSAPI_MIC) && !(methods & (SSH_AUTH_METHOD_INTERACTIVE | SSH_AUTH_METHOD_PASSWORD));
       return fail(Code::authentication_failed,
-                  where() + " did not let " + (user_.empty() ? "you" : user_) + " in (it takes: " + (offered.empty() ? "nothing" : offered) + ")" +
+                  where() + " did not let " + (user_.empty() ? "you" : user_) +
+                      " in (it takes: " + (offered.empty() ? "nothing" : offered) + ")" +
                       (prompt_error_ ? "; a key's passphrase was not given: " + prompt_error_->message : ""),
                   kerberos ? "it takes Kerberos: set the resource's transport to openssh"
                            : "put your public key into ~/.ssh/authorized_keys there, load your key with ssh-add, or check the user's name");
@@ -944,7 +948,8 @@ Status LibsshSession::authenticate(Observer& observer) {
 }
 
 Status LibsshSession::connect(Observer& observer) {
-  for (const auto step : {&LibsshSession::reach, &LibsshSession::hand_shake, &LibsshSession::check_host_key, &LibsshSession::authenticate}) {
+  for (const auto step :
+       {&LibsshSession::reach, &LibsshSession::hand_shake, &LibsshSession::check_host_key, &LibsshSession::authenticate}) {
     if (!session_)
       if (auto configured = configure(); !configured) return configured;
     if (auto status = (this->*step)(observer); !status) return status;
@@ -972,7 +977,8 @@ class LibsshCommand final : public RemoteCommand {
       if (stream_->ended()) return fail(ended());
       auto more = session_.turn(deadline);
       if (!more) return fail(more.error());
-      if (!*more && std::chrono::steady_clock::now() >= deadline) return fail(timeout_error("no answer came from " + session_.where() + " in time"));
+      if (!*more && std::chrono::steady_clock::now() >= deadline)
+        return fail(timeout_error("no answer came from " + session_.where() + " in time"));
     }
   }
   Status write(std::string_view data, Deadline deadline, const std::function<bool(std::size_t)>& progress) override {
@@ -1012,8 +1018,11 @@ class LibsshCommand final : public RemoteCommand {
     }
     take();
     const auto said = stderr_tail();
-    return {Code::unavailable, "the command on " + session_.where() + " ended" + stream_->how_it_ended() + (said.empty() ? "" : ": " + said),
-            {}, Retry::yes, {}};
+    return {Code::unavailable,
+            "the command on " + session_.where() + " ended" + stream_->how_it_ended() + (said.empty() ? "" : ": " + said),
+            {},
+            Retry::yes,
+            {}};
   }
   LibsshSession& session_;
   ExecStream* stream_;
@@ -1071,7 +1080,8 @@ Error LibsshSession::serve(std::unique_ptr<RemoteCommand> connector, unique_fd l
     }
     if (!there || stream->local_ended()) {
       while (!said.empty() && said.back() == '\n') said.pop_back();
-      return end_all({Code::unavailable, "the hub's link on " + where() + " ended" + (said.empty() ? "" : ": " + said), {}, Retry::yes, {}});
+      return end_all(
+          {Code::unavailable, "the hub's link on " + where() + " ended" + (said.empty() ? "" : ": " + said), {}, Retry::yes, {}});
     }
     const auto now = std::chrono::steady_clock::now();
     const bool owes = std::any_of(streams_.begin(), streams_.end(), [](const auto& each) { return each->owes(); });
@@ -1089,7 +1099,8 @@ void LibsshSession::open_channel(std::shared_ptr<UserChannel> channel, std::uint
   add(std::make_unique<ChannelStream>(*this, std::move(channel), epoch, ticket, channel_socket_));
 }
 
-void LibsshSession::open_tcp(const std::string& host, int port, const std::string& dialer, unique_fd local, std::function<void(Status)> done) {
+void LibsshSession::open_tcp(const std::string& host, int port, const std::string& dialer, unique_fd local,
+                             std::function<void(Status)> done) {
   add(std::make_unique<TcpStream>(*this, host, port, dialer, std::move(local), std::move(done)));
 }
 

@@ -26,7 +26,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr auto login_patience = std::chrono::minutes(7);     // people answer questions in it
+constexpr auto login_patience = std::chrono::minutes(7);  // people answer questions in it
 constexpr auto forward_patience = std::chrono::seconds(15);
 constexpr auto quiet_time = std::chrono::milliseconds(200);  // then what is owed on channels is acknowledged
 constexpr std::size_t piece_bytes = 64u << 10;
@@ -65,7 +65,8 @@ class ProcessCommand final : public RemoteCommand {
   }
   Status write(std::string_view data, Deadline deadline, const std::function<bool(std::size_t)>& progress) override {
     for (std::size_t done = 0; done < data.size();) {
-      const auto count = ::send(child_->stdio(), data.data() + done, std::min(data.size() - done, piece_bytes), MSG_NOSIGNAL | MSG_DONTWAIT);
+      const auto count =
+          ::send(child_->stdio(), data.data() + done, std::min(data.size() - done, piece_bytes), MSG_NOSIGNAL | MSG_DONTWAIT);
       if (count > 0) {
         done += static_cast<std::size_t>(count);
         take_input();
@@ -124,8 +125,12 @@ class ProcessCommand final : public RemoteCommand {
     if (!errors_ended_) take_errors();
     const auto status = child_->ended();
     const auto said = stderr_tail();
-    return {Code::unavailable, "the command on " + place_ + " ended" + (status ? " (" + describe_status(*status) + ")" : "") +
-                (said.empty() ? "" : ": " + said), {}, Retry::yes, {}};
+    return {
+        Code::unavailable,
+        "the command on " + place_ + " ended" + (status ? " (" + describe_status(*status) + ")" : "") + (said.empty() ? "" : ": " + said),
+        {},
+        Retry::yes,
+        {}};
   }
 
   ThreadControl& control_;
@@ -142,11 +147,11 @@ struct Relay {
   };
   unique_fd local;
   std::shared_ptr<Child> child;
-  Way up, down;                          // up: local -> child
-  std::function<void(Status)> done;      // told at the first byte from the child
-  std::string host;                      // of a TCP stream
+  Way up, down;                      // up: local -> child
+  std::function<void(Status)> done;  // told at the first byte from the child
+  std::string host;                  // of a TCP stream
   int port = 0;
-  std::string dialer;                    // what to try when the child fails before a byte came
+  std::string dialer;  // what to try when the child fails before a byte came
   bool over() const { return up.passed_on && down.passed_on; }
 
   static bool pump(int from, int to, Way& way, bool keep_open = false) {
@@ -217,9 +222,7 @@ class SocketWire final : public ChannelWire {
     }
     return true;
   }
-  short events() const {
-    return static_cast<short>((rest.empty() ? POLLIN : 0) | (blocked ? POLLOUT : 0));
-  }
+  short events() const { return static_cast<short>((rest.empty() ? POLLIN : 0) | (blocked ? POLLOUT : 0)); }
   void wake() override { control_->wake(); }
 
   std::shared_ptr<UserChannel> user;
@@ -259,15 +262,33 @@ class OpensshSession final : public Session {
       through = std::move(*stream);
     }
     auto* prompter = services_.prompter;
-    auto accepts = services_.control->await<bool>(
-        [prompter, resource = config_.resource](std::function<void(Result<bool>)> done) { done(prompter->accepts_new_host_keys(resource)); },
-        after(forward_patience));
+    auto accepts =
+        services_.control->await<bool>([prompter, resource = config_.resource](
+                                           std::function<void(Result<bool>)> done) { done(prompter->accepts_new_host_keys(resource)); },
+                                       after(forward_patience));
     if (!accepts) return fail(accepts.error());
 
-    std::vector<std::string> argv = base({"-M", "-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-o", "BatchMode=no",
-                                          "-o", "NumberOfPasswordPrompts=3", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3",
-                                          "-o", "ClearAllForwardings=yes", "-o", "ConnectTimeout=20", "-o", "TCPKeepAlive=yes",
-                                          "-o", std::string("StrictHostKeyChecking=") + (*accepts ? "accept-new" : "ask")});
+    std::vector<std::string> argv = base({"-M",
+                                          "-o",
+                                          "ControlMaster=yes",
+                                          "-o",
+                                          "ControlPersist=no",
+                                          "-o",
+                                          "BatchMode=no",
+                                          "-o",
+                                          "NumberOfPasswordPrompts=3",
+                                          "-o",
+                                          "ServerAliveInterval=15",
+                                          "-o",
+                                          "ServerAliveCountMax=3",
+                                          "-o",
+                                          "ClearAllForwardings=yes",
+                                          "-o",
+                                          "ConnectTimeout=20",
+                                          "-o",
+                                          "TCPKeepAlive=yes",
+                                          "-o",
+                                          std::string("StrictHostKeyChecking=") + (*accepts ? "accept-new" : "ask")});
     if (through) {
       argv.insert(argv.end(), {"-o", "ProxyUseFdpass=yes", "-o",
                                "ProxyCommand=" + sh_quote(config_.agent.string()) + " pass-fd " + sh_quote((directory_ / "gw").string())});
@@ -276,7 +297,9 @@ class OpensshSession final : public Session {
     std::vector<std::string> env{"SSH_ASKPASS=" + (directory_ / "ask.sh").string(), "SSH_ASKPASS_REQUIRE=force"};
     if (!std::getenv("DISPLAY")) env.push_back("DISPLAY=:0");  // older ones ask for it before they use SSH_ASKPASS
     auto child = Child::start(argv, env, Child::Errors::piped);
-    if (!child) return fail(Code::not_found, "cannot start the system's ssh: " + child.error().message, "install openssh-client, or use the transport libssh");
+    if (!child)
+      return fail(Code::not_found, "cannot start the system's ssh: " + child.error().message,
+                  "install openssh-client, or use the transport libssh");
     master_ = std::move(*child);
     return log_in(observer, std::move(through));
   }
@@ -303,8 +326,8 @@ class OpensshSession final : public Session {
     auto quiet_at = Deadline::max();
     bool listens = true;
     for (;;) {
-      std::vector<pollfd> polled{{services_.control->wake_fd(), POLLIN, 0}, {listens ? first.child->errors() : -1, POLLIN, 0},
-                                 {master_->exited_fd(), POLLIN, 0}};
+      std::vector<pollfd> polled{
+          {services_.control->wake_fd(), POLLIN, 0}, {listens ? first.child->errors() : -1, POLLIN, 0}, {master_->exited_fd(), POLLIN, 0}};
       for (auto& each : relays_) {
         short local = 0, remote = 0;
         if (!each.done && !each.up.ended && each.up.waiting.empty()) local |= POLLIN;
@@ -420,7 +443,8 @@ class OpensshSession final : public Session {
     auto pattern = (runtime_dir() / "ssh-XXXXXX").string();
     if (!mkdtemp(pattern.data())) return fail(errno_error(Code::permission_denied, "make a directory in " + runtime_dir().string()));
     directory_ = pattern;
-    const auto script = "#!/bin/sh\nexec " + sh_quote(config_.agent.string()) + " ask " + sh_quote((directory_ / "ask").string()) + " \"$1\"\n";
+    const auto script =
+        "#!/bin/sh\nexec " + sh_quote(config_.agent.string()) + " ask " + sh_quote((directory_ / "ask").string()) + " \"$1\"\n";
     if (auto written = write_file(directory_ / "ask.sh", script, 0700); !written) return written;
     auto ask = listen_on(directory_ / "ask");
     if (!ask) return fail(ask.error());
@@ -432,8 +456,13 @@ class OpensshSession final : public Session {
   }
 
   std::vector<std::string> base(const std::vector<std::string>& options) const {
-    std::vector<std::string> argv{"ssh", "-T", "-S", (directory_ / "ctl").string(), "-o", "RequestTTY=no", "-o", "RemoteCommand=none",
-                                  "-o", "PermitLocalCommand=no", "-o", "EscapeChar=none", "-o", "StreamLocalBindMask=0177"};
+    std::vector<std::string> argv{"ssh", "-T",
+                                  "-S",  (directory_ / "ctl").string(),
+                                  "-o",  "RequestTTY=no",
+                                  "-o",  "RemoteCommand=none",
+                                  "-o",  "PermitLocalCommand=no",
+                                  "-o",  "EscapeChar=none",
+                                  "-o",  "StreamLocalBindMask=0177"};
     if (!config_.ssh_config.empty()) argv.insert(argv.end(), {"-F", config_.ssh_config});
     argv.insert(argv.end(), options.begin(), options.end());
     return argv;
@@ -476,8 +505,8 @@ class OpensshSession final : public Session {
     auto& control = *services_.control;
     std::error_code ignored;
     while (!fs::exists(directory_ / "ctl", ignored)) {
-      pollfd polled[]{{control.wake_fd(), POLLIN, 0}, {watch.get(), POLLIN, 0}, {listens ? master_->errors() : -1, POLLIN, 0},
-                      {master_->exited_fd(), POLLIN, 0}, {ask_.get(), POLLIN, 0}, {gateway_.get(), POLLIN, 0}};
+      pollfd polled[]{{control.wake_fd(), POLLIN, 0},    {watch.get(), POLLIN, 0}, {listens ? master_->errors() : -1, POLLIN, 0},
+                      {master_->exited_fd(), POLLIN, 0}, {ask_.get(), POLLIN, 0},  {gateway_.get(), POLLIN, 0}};
       const int ready = ::poll(polled, std::size(polled), milliseconds_until(deadline));
       if (control.stopping()) return fail(stopped_error());
       if (ready < 0 && errno != EINTR) return fail(errno_error(Code::internal, "wait for ssh"));
@@ -590,16 +619,17 @@ class OpensshSession final : public Session {
     if (*status == 0) return {};
     char buffer[1024];
     const auto count = ::read((*child)->errors(), buffer, sizeof buffer);
-    return fail(Code::unavailable, "ssh refuses: " + (count > 0 ? std::string(buffer, static_cast<std::size_t>(count)) : describe_status(*status)));
+    return fail(Code::unavailable,
+                "ssh refuses: " + (count > 0 ? std::string(buffer, static_cast<std::size_t>(count)) : describe_status(*status)));
   }
 
   // Forwarding may be forbidden: the agent there dials.
   void try_dialer(Relay& relay) {
     auto dialer = std::exchange(relay.dialer, {});
     auto refuse = [&](const std::string& why) {
-      std::exchange(relay.done, nullptr)(fail(
-          Code::unavailable, "the gateway " + where() + " cannot reach " + relay.host + " port " + std::to_string(relay.port) + why,
-          "is that the machine's name as the gateway knows it?", Retry::yes));
+      std::exchange(relay.done, nullptr)(
+          fail(Code::unavailable, "the gateway " + where() + " cannot reach " + relay.host + " port " + std::to_string(relay.port) + why,
+               "is that the machine's name as the gateway knows it?", Retry::yes));
       relay.up.passed_on = relay.down.passed_on = true;
     };
     if (dialer.empty()) return refuse("");

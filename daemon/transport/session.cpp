@@ -15,9 +15,9 @@ namespace flotilla::daemon {
 namespace {
 
 constexpr std::size_t stderr_kept_bytes = 4096;
-constexpr auto prompt_patience = std::chrono::minutes(5);    // sshd itself gives up after two
-constexpr auto dial_patience = std::chrono::seconds(15);     // a TCP connection over a bad line
-constexpr auto gateway_patience = std::chrono::minutes(6);   // it may have to log in there first, and ask
+constexpr auto prompt_patience = std::chrono::minutes(5);            // sshd itself gives up after two
+constexpr auto dial_patience = std::chrono::seconds(15);             // a TCP connection over a bad line
+constexpr auto gateway_patience = std::chrono::minutes(6);           // it may have to log in there first, and ask
 constexpr auto next_address_after = std::chrono::milliseconds(250);  // RFC 8305
 
 }  // namespace
@@ -70,8 +70,7 @@ Result<unique_fd> dial_through_gateway(SessionServices& services, const std::str
   if (!services.dial_gateway) return fail(Code::failed_precondition, "there is no gateway to reach " + host + " through");
   auto dial = services.dial_gateway;
   return services.control->await<unique_fd>(
-      [dial, host, port](std::function<void(Result<unique_fd>)> done) { dial(host, port, std::move(done)); },
-      after(gateway_patience));
+      [dial, host, port](std::function<void(Result<unique_fd>)> done) { dial(host, port, std::move(done)); }, after(gateway_patience));
 }
 
 Result<Dialled> dial_tcp(ThreadControl& control, Observer& observer, const std::string& resource, const std::string& host, int port) {

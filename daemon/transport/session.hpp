@@ -33,7 +33,7 @@ class Observer {
 
 struct SessionServices {
   std::shared_ptr<ThreadControl> control;
-  Prompter* prompter = nullptr;  // io thread only
+  Prompter* prompter = nullptr;                                                                                 // io thread only
   std::function<void(const std::string& host, int port, std::function<void(Result<unique_fd>)>)> dial_gateway;  // io thread only
 };
 
@@ -53,7 +53,7 @@ class RemoteCommand {
   std::string stderr_tail() const;
 
  protected:
-  std::string in_;      // read, not yet taken
+  std::string in_;  // read, not yet taken
   std::string errors_;
   void add_errors(std::string_view text);
 };
@@ -80,8 +80,8 @@ struct SessionConfig {
   std::string resource;
   Location location;
   bool through_gateway = false;
-  std::filesystem::path agent;    // of this machine: helper of the system's ssh
-  std::string ssh_config;         // the resource's option of this name: a file in the place of ~/.ssh/config
+  std::filesystem::path agent;  // of this machine: helper of the system's ssh
+  std::string ssh_config;       // the resource's option of this name: a file in the place of ~/.ssh/config
 };
 
 std::unique_ptr<Session> make_libssh_session(SessionServices services, SessionConfig config);

@@ -17,7 +17,8 @@ namespace flotilla::daemon {
 Result<std::unique_ptr<Child>> Child::start(const std::vector<std::string>& argv, const std::vector<std::string>& env, Errors errors) {
   std::unique_ptr<Child> child(new Child);
   int pair[2], pipe[2] = {-1, -1};
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return fail(errno_error(Code::resource_exhausted, "make a socket pair"));
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+    return fail(errno_error(Code::resource_exhausted, "make a socket pair"));
   child->stdio_.reset(pair[0]);
   unique_fd theirs(pair[1]), their_errors;
   if (errors == Errors::piped) {
@@ -70,8 +71,7 @@ Child::~Child() {
   if (pid_ < 0 || ended()) return;
   kill(pid_, SIGKILL);
   int status;
-  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-  }
+  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {}
 }
 
 std::optional<int> Child::ended() {

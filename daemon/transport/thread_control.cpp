@@ -21,9 +21,7 @@ int milliseconds_until(Deadline deadline) {
 }
 
 Error stopped_error() { return {Code::canceled, "the connection was ended from here", {}, Retry::no, {}}; }
-Error timeout_error(std::string message, std::string hint) {
-  return {Code::timeout, std::move(message), std::move(hint), Retry::yes, {}};
-}
+Error timeout_error(std::string message, std::string hint) { return {Code::timeout, std::move(message), std::move(hint), Retry::yes, {}}; }
 
 ThreadControl::ThreadControl(boost::asio::io_context& io) : io_(io), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 

@@ -296,8 +296,7 @@ void UserChannel::on_peer_end(std::uint64_t final_offset) {
   settle();
 }
 
-Status UserChannel::attach_frames(std::uint32_t epoch, std::string_view ticket,
-                                  std::function<void(std::uint64_t, std::string)> send) {
+Status UserChannel::attach_frames(std::uint32_t epoch, std::string_view ticket, std::function<void(std::uint64_t, std::string)> send) {
   std::lock_guard lock(mutex_);
   if (over_) return fail(Code::failed_precondition, "channel " + std::to_string(number_) + " has ended");
   if (auto opened = endpoint_.open(epoch, ticket); !opened) return opened;

@@ -33,12 +33,12 @@ class ChannelWire {
 
 // What a channel tells its owner; run on the io thread, never after UserChannel::close().
 struct UserChannelEvents {
-  std::function<void(std::uint32_t epoch, std::uint64_t received)> on_ack;          // send ChannelAck
-  std::function<void(std::uint64_t final_offset)> on_user_end;                       // send ChannelEnd
-  std::function<void()> on_user_gone;                                                // the user takes nothing any more
+  std::function<void(std::uint32_t epoch, std::uint64_t received)> on_ack;  // send ChannelAck
+  std::function<void(std::uint64_t final_offset)> on_user_end;              // send ChannelEnd
+  std::function<void()> on_user_gone;                                       // the user takes nothing any more
   std::function<void(std::uint32_t epoch, const std::string& cause)> on_broken;
   std::function<void(std::uint32_t epoch, const std::string& ticket)> on_no_forwarding;  // frames must do
-  std::function<void(const Error&)> on_failed;                                       // the channel cannot go on
+  std::function<void(const Error&)> on_failed;                                           // the channel cannot go on
 };
 
 class UserChannel : public std::enable_shared_from_this<UserChannel> {
@@ -55,8 +55,8 @@ class UserChannel : public std::enable_shared_from_this<UserChannel> {
   Status attach(ChannelWire* wire, std::uint32_t epoch, std::string_view ticket);
   void detach(ChannelWire* wire, const std::string& cause);
   bool attached(const ChannelWire* wire) const;
-  int user_fd() const { return user_.get(); }   // stays open while this object lives
-  short user_events() const;          // what to poll the user's socket for now; 0 = nothing
+  int user_fd() const { return user_.get(); }  // stays open while this object lives
+  short user_events() const;                   // what to poll the user's socket for now; 0 = nothing
   void on_user_ready(short revents);
   // Returns how much was taken; the rest is to be offered again after on_user_ready(). What comes from a displaced wire is dropped.
   std::size_t on_wire_bytes(const ChannelWire* from, std::string_view bytes);
@@ -74,7 +74,7 @@ class UserChannel : public std::enable_shared_from_this<UserChannel> {
   Status attach_frames(std::uint32_t epoch, std::string_view ticket, std::function<void(std::uint64_t, std::string)> send);
   void on_frame(std::uint32_t epoch, std::uint64_t offset, std::string_view bytes);
   void detach_frames(const std::string& cause);
-  void close();                       // ends the user's side; no event follows
+  void close();  // ends the user's side; no event follows
 
   std::uint64_t bytes_from_user() const { return from_user_.load(std::memory_order_relaxed); }
   std::uint64_t bytes_to_user() const { return to_user_.load(std::memory_order_relaxed); }
@@ -111,7 +111,7 @@ class UserChannel : public std::enable_shared_from_this<UserChannel> {
   ChannelWire* wire_ = nullptr;
   std::unique_ptr<FrameWire> frames_;
   bool wire_blocked_ = false, user_blocked_ = false, user_hung_up_ = false, user_closed_ = false;
-  bool announced_ = false;         // the headers were exchanged on this wire, and it was noted
+  bool announced_ = false;  // the headers were exchanged on this wire, and it was noted
   bool peer_end_passed_ = false, over_ = false;
   bool watch_posted_ = false;
   short watching_ = 0;

@@ -70,8 +70,7 @@ int main(int argc, char** argv) {
   };
 
   program.function("new_particle", [&](std::span<Index> index, In mass, In x, In y, In z, In vx, In vy, In vz, In radius) {
-    for (std::size_t i = 0; i < mass.size(); ++i)
-      index[i] = particles.add({mass[i], {x[i], y[i], z[i]}, {vx[i], vy[i], vz[i]}, radius[i]});
+    for (std::size_t i = 0; i < mass.size(); ++i) index[i] = particles.add({mass[i], {x[i], y[i], z[i]}, {vx[i], vy[i], vz[i]}, radius[i]});
     code.changed();
     return 0;
   });
@@ -94,9 +93,12 @@ int main(int argc, char** argv) {
     return each_changed(index, [&](Body& b, std::size_t i) { b = {mass[i], {x[i], y[i], z[i]}, {vx[i], vy[i], vz[i]}, radius[i]}; });
   });
   program.function("get_mass", [&](Indices index, Out mass) { return each(index, [&](Body& b, std::size_t i) { mass[i] = b.mass; }); });
-  program.function("set_mass", [&](Indices index, In mass) { return each_changed(index, [&](Body& b, std::size_t i) { b.mass = mass[i]; }); });
-  program.function("get_radius", [&](Indices index, Out radius) { return each(index, [&](Body& b, std::size_t i) { radius[i] = b.radius; }); });
-  program.function("set_radius", [&](Indices index, In radius) { return each(index, [&](Body& b, std::size_t i) { b.radius = radius[i]; }); });
+  program.function("set_mass",
+                   [&](Indices index, In mass) { return each_changed(index, [&](Body& b, std::size_t i) { b.mass = mass[i]; }); });
+  program.function("get_radius",
+                   [&](Indices index, Out radius) { return each(index, [&](Body& b, std::size_t i) { radius[i] = b.radius; }); });
+  program.function("set_radius",
+                   [&](Indices index, In radius) { return each(index, [&](Body& b, std::size_t i) { b.radius = radius[i]; }); });
   program.function("get_position", [&](Indices index, Out x, Out y, Out z) {
     return each(index, [&](Body& b, std::size_t i) { x[i] = b.position.x, y[i] = b.position.y, z[i] = b.position.z; });
   });

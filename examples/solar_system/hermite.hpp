@@ -120,10 +120,10 @@ class Hermite {
       derive(predicted_, next_);
       for (std::size_t i = 0; i < n; ++i) {
         auto& b = bodies[i];
-        predicted_[i].velocity = b.velocity + (h / 2) * (now_[i].acceleration + next_[i].acceleration) +
-                                 (h * h / 12) * (now_[i].jerk - next_[i].jerk);
-        predicted_[i].position = b.position + (h / 2) * (b.velocity + predicted_[i].velocity) +
-                                 (h * h / 12) * (now_[i].acceleration - next_[i].acceleration);
+        predicted_[i].velocity =
+            b.velocity + (h / 2) * (now_[i].acceleration + next_[i].acceleration) + (h * h / 12) * (now_[i].jerk - next_[i].jerk);
+        predicted_[i].position =
+            b.position + (h / 2) * (b.velocity + predicted_[i].velocity) + (h * h / 12) * (now_[i].acceleration - next_[i].acceleration);
       }
     }
     derive(predicted_, next_);

@@ -23,17 +23,22 @@ struct Known {
   const char *of_de421, *name, *gm, *colour;
 };
 // Earth is the barycentre of Earth and Moon, with the mass of both.
-constexpr Known bodies[] = {
-    {"sun", "Sun", "GMS", "orange"},          {"mercury", "Mercury", "GM1", "gray"},       {"venus", "Venus", "GM2", "peru"},
-    {"earthmoon", "Earth", "GMB", "royalblue"}, {"mars", "Mars", "GM4", "firebrick"},      {"jupiter", "Jupiter", "GM5", "sandybrown"},
-    {"saturn", "Saturn", "GM6", "goldenrod"}, {"uranus", "Uranus", "GM7", "turquoise"},    {"neptune", "Neptune", "GM8", "slateblue"},
-    {"pluto", "Pluto", "GM9", "dimgray"}};
+constexpr Known bodies[] = {{"sun", "Sun", "GMS", "orange"},
+                            {"mercury", "Mercury", "GM1", "gray"},
+                            {"venus", "Venus", "GM2", "peru"},
+                            {"earthmoon", "Earth", "GMB", "royalblue"},
+                            {"mars", "Mars", "GM4", "firebrick"},
+                            {"jupiter", "Jupiter", "GM5", "sandybrown"},
+                            {"saturn", "Saturn", "GM6", "goldenrod"},
+                            {"uranus", "Uranus", "GM7", "turquoise"},
+                            {"neptune", "Neptune", "GM8", "slateblue"},
+                            {"pluto", "Pluto", "GM9", "dimgray"}};
 constexpr std::size_t body_count = std::size(bodies), sun = 0, earth = 3;
 
 struct Options {
   std::string on_gravity, on_star;
   double years = 10, segment_days = 20;
-  double step_parameter = 1e-4;    // Mercury is then right to a few kilometres after ten years, all others better
+  double step_parameter = 1e-4;     // Mercury is then right to a few kilometres after ten years, all others better
   std::optional<double> mass_loss;  // solar masses a year; 0 = as the star's wind law says
   bool relativity = false, moon = false, json = false;
   fs::path ephemeris, gravity_worker, star_folder, sdk, plot, table;
@@ -78,16 +83,41 @@ Options parse(int argc, char** argv) {
   options.gravity_worker = fs::read_symlink("/proc/self/exe").parent_path() / "gravity_worker";
   options.star_folder = SOLAR_SYSTEM_SOURCES;
   options.sdk = WORKER_PY;
-  enum { on_gravity = 1, on_star, years, mass_loss, relativity, moon, segment, step_parameter, plot, table, json, ephemeris, gravity_worker, star_worker, sdk, help };
-  const option known[] = {{"on-gravity", required_argument, nullptr, on_gravity}, {"on-star", required_argument, nullptr, on_star},
-                          {"years", required_argument, nullptr, years},           {"mass-loss", optional_argument, nullptr, mass_loss},
-                          {"relativity", no_argument, nullptr, relativity},       {"moon", no_argument, nullptr, moon},
-                          {"segment", required_argument, nullptr, segment},       {"step-parameter", required_argument, nullptr, step_parameter},
-                          {"plot", required_argument, nullptr, plot},             {"table", required_argument, nullptr, table},
-                          {"json", no_argument, nullptr, json},                   {"ephemeris", required_argument, nullptr, ephemeris},
+  enum {
+    on_gravity = 1,
+    on_star,
+    years,
+    mass_loss,
+    relativity,
+    moon,
+    segment,
+    step_parameter,
+    plot,
+    table,
+    json,
+    ephemeris,
+    gravity_worker,
+    star_worker,
+    sdk,
+    help
+  };
+  const option known[] = {{"on-gravity", required_argument, nullptr, on_gravity},
+                          {"on-star", required_argument, nullptr, on_star},
+                          {"years", required_argument, nullptr, years},
+                          {"mass-loss", optional_argument, nullptr, mass_loss},
+                          {"relativity", no_argument, nullptr, relativity},
+                          {"moon", no_argument, nullptr, moon},
+                          {"segment", required_argument, nullptr, segment},
+                          {"step-parameter", required_argument, nullptr, step_parameter},
+                          {"plot", required_argument, nullptr, plot},
+                          {"table", required_argument, nullptr, table},
+                          {"json", no_argument, nullptr, json},
+                          {"ephemeris", required_argument, nullptr, ephemeris},
                           {"gravity-worker", required_argument, nullptr, gravity_worker},
-                          {"star-worker", required_argument, nullptr, star_worker}, {"sdk", required_argument, nullptr, sdk},
-                          {"help", no_argument, nullptr, help},                   {}};
+                          {"star-worker", required_argument, nullptr, star_worker},
+                          {"sdk", required_argument, nullptr, sdk},
+                          {"help", no_argument, nullptr, help},
+                          {}};
   for (int c; (c = ::getopt_long(argc, argv, "h", known, nullptr)) != -1;) {
     switch (c) {
       case on_gravity: options.on_gravity = optarg; break;
@@ -143,7 +173,8 @@ class Progress {
     if (terminal_) {
       constexpr int width = 40;
       auto done = static_cast<std::size_t>(std::lround(fraction * width));
-      std::fprintf(out_, "\r[%s%s] %s%s", std::string(done, '#').c_str(), std::string(width - done, '.').c_str(), text, fraction >= 1 ? "\n" : "");
+      std::fprintf(out_, "\r[%s%s] %s%s", std::string(done, '#').c_str(), std::string(width - done, '.').c_str(), text,
+                   fraction >= 1 ? "\n" : "");
     } else if (tenth > tenth_) {
       tenth_ = tenth;
       std::fprintf(out_, "%s\n", text);
@@ -206,18 +237,21 @@ int run(const Options& options) {
   for (std::size_t i = 0; i < body_count; ++i) {
     auto state = de421.state(bodies[i].of_de421, 0);
     double gm = de421.constant(bodies[i].gm);
-    if (options.moon && i == earth) add(gm * (1 - moon_share), state.position - moon_share * moon.position, state.velocity - moon_share * moon.velocity);
+    if (options.moon && i == earth)
+      add(gm * (1 - moon_share), state.position - moon_share * moon.position, state.velocity - moon_share * moon.velocity);
     else add(gm, state.position, state.velocity);
   }
   if (options.moon) {
     auto both = de421.state("earthmoon", 0);
-    add(de421.constant("GMB") * moon_share, both.position + (1 - moon_share) * moon.position, both.velocity + (1 - moon_share) * moon.velocity);
+    add(de421.constant("GMB") * moon_share, both.position + (1 - moon_share) * moon.position,
+        both.velocity + (1 - moon_share) * moon.velocity);
   }
   gravity.call("initialize_code");
   gravity.call("set_dt_param", options.step_parameter);
   gravity.call("set_speed_of_light", options.relativity ? de421.constant("CLIGHT") * seconds_per_day / au : 0.0);
   gravity.call("commit_parameters");
-  auto ids = gravity.call<std::vector<std::int32_t>>("new_particle", mass, position.x, position.y, position.z, velocity.x, velocity.y, velocity.z, 0.0);
+  auto ids = gravity.call<std::vector<std::int32_t>>("new_particle", mass, position.x, position.y, position.z, velocity.x, velocity.y,
+                                                     velocity.z, 0.0);
   gravity.call("commit_particles");
 
   // km from DE421, body by body.
@@ -290,7 +324,8 @@ int run(const Options& options) {
   if (star) star->stop();
 
   double error = energy_change / std::abs(first_energy);
-  std::fprintf(out, "\n%g years in %lld steps and %.2f s; energy error %+.1e\n", options.years, static_cast<long long>(steps), seconds, error);
+  std::fprintf(out, "\n%g years in %lld steps and %.2f s; energy error %+.1e\n", options.years, static_cast<long long>(steps), seconds,
+               error);
   if (star) std::fprintf(out, "the Sun has lost %.3e of its mass\n", 1 - sun_mass);
   std::fprintf(out, "distance from DE421 after %g years, in km:\n", options.years);
   for (std::size_t i = 0; i < body_count; ++i)

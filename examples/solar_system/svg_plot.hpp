@@ -22,7 +22,8 @@ struct Course {
 class SvgPlot {
  public:
   SvgPlot(const std::vector<double>& days, const std::vector<Course>& courses, const std::string& title) {
-    write("<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' font-family='sans-serif' font-size='12'>\n", 3 * panel + margin, panel + 2 * margin);
+    write("<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' font-family='sans-serif' font-size='12'>\n", 3 * panel + margin,
+          panel + 2 * margin);
     write("<rect width='100%%' height='100%%' fill='white'/>\n");
     // The inner planets are the first four behind the Sun.
     orbits(0, courses, 5, 1.8, title);
@@ -55,14 +56,17 @@ class SvgPlot {
     write("<text transform='translate(%.0f %d) rotate(-90)' text-anchor='middle'>%s</text>\n", x - 34, margin + size / 2, up);
   }
   void mark_across(double x, const std::string& label) {
-    write("<path d='M%.1f %dv5' stroke='black'/><text x='%.1f' y='%d' text-anchor='middle'>%s</text>\n", x, margin + size, x, margin + size + 18, label.c_str());
+    write("<path d='M%.1f %dv5' stroke='black'/><text x='%.1f' y='%d' text-anchor='middle'>%s</text>\n", x, margin + size, x,
+          margin + size + 18, label.c_str());
   }
   void mark_up(int number, double y, const std::string& label) {
-    write("<path d='M%.1f %.1fh-5' stroke='black'/><text x='%.1f' y='%.1f' text-anchor='end'>%s</text>\n", left(number), y, left(number) - 7, y + 4, label.c_str());
+    write("<path d='M%.1f %.1fh-5' stroke='black'/><text x='%.1f' y='%.1f' text-anchor='end'>%s</text>\n", left(number), y,
+          left(number) - 7, y + 4, label.c_str());
   }
   void legend(int number, std::size_t row, const Course& course, int right = 8, int down = 14) {
     const double x = left(number) + right, y = margin + down + 14.0 * static_cast<double>(row);
-    write("<circle cx='%.1f' cy='%.1f' r='4' fill='%s'/><text x='%.1f' y='%.1f' font-size='11'>%s</text>\n", x, y - 4, course.colour.c_str(), x + 8, y, course.name.c_str());
+    write("<circle cx='%.1f' cy='%.1f' r='4' fill='%s'/><text x='%.1f' y='%.1f' font-size='11'>%s</text>\n", x, y - 4,
+          course.colour.c_str(), x + 8, y, course.name.c_str());
   }
   static std::string number(double value) {
     char word[32];
@@ -106,7 +110,8 @@ class SvgPlot {
     for (double at = 0; at <= years * 1.0001; at += step) mark_across(x(at * 365.25), number(at));
     for (double at = bottom; at <= top; ++at) mark_up(panel_number, y(std::pow(10, at)), number(std::pow(10, at)));
     for (std::size_t body = 1; body < courses.size(); ++body) {
-      text_ += "<polyline fill='none' stroke-width='" + std::string(courses[body].name == "Earth" ? "2.5" : "1.2") + "' stroke='" + courses[body].colour + "' points='";
+      text_ += "<polyline fill='none' stroke-width='" + std::string(courses[body].name == "Earth" ? "2.5" : "1.2") + "' stroke='" +
+               courses[body].colour + "' points='";
       for (std::size_t i = 1; i < days.size(); ++i)
         if (courses[body].distances_km[i] > 0) write("%.1f,%.1f ", x(days[i]), y(courses[body].distances_km[i]));
       text_ += "'/>\n";

@@ -16,9 +16,7 @@ constexpr std::pair<Stage, const char*> stage_names[] = {
 
 bool alive(const Node& node) { return node.stage != Stage::failed && node.stage != Stage::left; }
 
-std::string node_text(NodeId id) {
-  return "node " + std::to_string(id.node) + " of pilot " + std::to_string(id.pilot.value);
-}
+std::string node_text(NodeId id) { return "node " + std::to_string(id.node) + " of pilot " + std::to_string(id.pilot.value); }
 
 }  // namespace
 
@@ -139,12 +137,8 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
       to_daemon(std::move(pong), out);
       return;
     }
-    case v1::Frame::kLaunchPilot:
-      launch(frame.launch_pilot(), now, out);
-      return;
-    case v1::Frame::kStopLaunch:
-      stop_launch(frame.stop_launch(), now, out);
-      return;
+    case v1::Frame::kLaunchPilot: launch(frame.launch_pilot(), now, out); return;
+    case v1::Frame::kStopLaunch: stop_launch(frame.stop_launch(), now, out); return;
     case v1::Frame::kEndHub:
       if (frame.end_hub().stop_pilots()) end_all_pilots("the hub was told to end with its pilots", out);
       end_hub("as the daemon said", now, out);
@@ -166,14 +160,9 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
       else waiting_channels_.push_back(std::move(order));
       return;
     }
-    case v1::Frame::kReadLog:
-      out.requests.push_back(std::move(frame));
-      return;
-    case v1::Frame::kGoodbye:
-      out.close.push_back(link);
-      return;
-    default:
-      return;  // of a later version: nothing that this one could do
+    case v1::Frame::kReadLog: out.requests.push_back(std::move(frame)); return;
+    case v1::Frame::kGoodbye: out.close.push_back(link); return;
+    default: return;  // of a later version: nothing that this one could do
   }
 }
 
@@ -322,22 +311,16 @@ void Core::report(NodeId id, const Node& node, Outbox& out) {
   report->set_message(node.message);
   report->set_pid(node.guard_pid);
   switch (node.stage) {
-    case Stage::starting:
-      report->set_stage(v1::LaunchReport::STARTING);
-      break;
+    case Stage::starting: report->set_stage(v1::LaunchReport::STARTING); break;
     case Stage::started:
     case Stage::linked:
-    case Stage::lost:
-      report->set_stage(v1::LaunchReport::STARTED);
-      break;
+    case Stage::lost: report->set_stage(v1::LaunchReport::STARTED); break;
     case Stage::failed:
       report->set_stage(v1::LaunchReport::FAILED);
       report->set_stderr_tail(node.stderr_tail);
       report->set_exit_code(node.exit_code);
       break;
-    case Stage::left:
-      report->set_stage(v1::LaunchReport::ENDED);
-      break;
+    case Stage::left: report->set_stage(v1::LaunchReport::ENDED); break;
   }
   to_daemon(std::move(frame), out);
 }
@@ -366,9 +349,7 @@ void Core::end_node(NodeId id, Node& node, const std::string& reason, std::int64
 
 // ---- pilots' links ------------------------------------------------------------------------------------
 
-void Core::on_pilot_link(Tag link, const PilotProof& proof, Moment now, Outbox&) {
-  links_[link] = PilotLink{proof, {}, now, true, false};
-}
+void Core::on_pilot_link(Tag link, const PilotProof& proof, Moment now, Outbox&) { links_[link] = PilotLink{proof, {}, now, true, false}; }
 
 Status Core::check_hello(const PilotLink& at, const v1::Hello& hello) const {
   if (!hello.has_pilot()) return fail(Code::permission_denied, "only pilots register here");
@@ -377,20 +358,19 @@ Status Core::check_hello(const PilotLink& at, const v1::Hello& hello) const {
   if (hello.protocol_min() > protocol_version || hello.protocol() < protocol_minimum)
     return fail(Code::version_mismatch, "pilot " + who + " of build " + hello.build() + " speaks protocol " +
                                             std::to_string(hello.protocol_min()) + " to " + std::to_string(hello.protocol()) +
-                                            ", this hub of build " + identity_.build + " speaks " +
-                                            std::to_string(protocol_minimum) + " to " + std::to_string(protocol_version));
+                                            ", this hub of build " + identity_.build + " speaks " + std::to_string(protocol_minimum) +
+                                            " to " + std::to_string(protocol_version));
   if (hello.instance() != identity_.instance)
     return fail(Code::permission_denied, "pilot " + who + " belongs to another instance than hub " + identity_.hub_id);
   if (!at.proof.beside && at.proof.pilot.value != pilot.pilot())
     return fail(Code::permission_denied, "the certificate is of pilot " + std::to_string(at.proof.pilot.value) + ", not " + who);
   if (ended_.contains(pilot.pilot())) return fail(Code::permission_denied, "pilot " + who + " has ended before");
   const auto it = launches_.find(pilot.pilot());
-  if (it == launches_.end())
-    return fail(Code::permission_denied, "pilot " + who + " is not known to hub " + identity_.hub_id);
+  if (it == launches_.end()) return fail(Code::permission_denied, "pilot " + who + " is not known to hub " + identity_.hub_id);
   const auto node = it->second.nodes.find(pilot.node());
   if (node == it->second.nodes.end())
-    return fail(Code::permission_denied, "pilot " + std::to_string(pilot.pilot()) + " has " +
-                                             std::to_string(it->second.node_count) + " nodes, not " + who);
+    return fail(Code::permission_denied,
+                "pilot " + std::to_string(pilot.pilot()) + " has " + std::to_string(it->second.node_count) + " nodes, not " + who);
   if (at.proof.beside && (node->second.secret.empty() || !equal_secret(node->second.secret, pilot.secret())))
     return fail(Code::permission_denied, "the join secret of pilot " + who + " is wrong");
   return {};
@@ -672,8 +652,7 @@ void Core::on_tick(Moment now, Outbox& out) {
         launch.stopping = true;
         out.save = true;
         for (auto& [index, node] : launch.nodes)
-          if (alive(node))
-            end_node({PilotId{pilot}, index}, node, "cut off from the daemon for too long", end_job_grace_ms, out);
+          if (alive(node)) end_node({PilotId{pilot}, index}, node, "cut off from the daemon for too long", end_job_grace_ms, out);
       }
     }
   }
@@ -727,8 +706,6 @@ Tag Core::link_of(NodeId id) const {
   const Node* found = node(id);
   return found ? found->link : 0;
 }
-bool Core::serves(std::uint64_t pilot) const {
-  return !ended_.contains(pilot) && launches_.contains(pilot);
-}
+bool Core::serves(std::uint64_t pilot) const { return !ended_.contains(pilot) && launches_.contains(pilot); }
 
 }  // namespace flotilla::hub

@@ -45,7 +45,7 @@ constexpr Moment end_killed_ms = 2'000;
 constexpr std::size_t remembered_launches = 64;
 
 struct Identity {
-  std::string instance;    // 16 bytes
+  std::string instance;  // 16 bytes
   std::string hub_id;
   std::string build;
   std::string host;
@@ -60,15 +60,15 @@ std::optional<Stage> parse_stage(const std::string& name);
 
 struct Node {
   Stage stage = Stage::starting;
-  std::string host;           // as the resource names it; the hub's own name for a pilot beside it
+  std::string host;  // as the resource names it; the hub's own name for a pilot beside it
   bool beside = false;
-  std::string secret;         // beside: what it shows
+  std::string secret;  // beside: what it shows
   std::uint32_t guard_pid = 0, pid = 0;
   bool process_dead = false;  // with `left`
   std::string message;        // why it failed or left, one sentence
   std::string stderr_tail;
   std::int32_t exit_code = 0;
-  std::string goodbye;        // the reason it gave, if it said goodbye
+  std::string goodbye;  // the reason it gave, if it said goodbye
   bool said_goodbye = false;
   // Not kept over a restart of the hub:
   Tag link = 0;
@@ -83,7 +83,7 @@ struct Launch {
   std::vector<std::string> hosts;  // empty = beside the hub
   bool stopping = false;
   std::map<std::uint32_t, Node> nodes;
-  v1::LaunchPilot order;           // for starts; empty after a restart of the hub
+  v1::LaunchPilot order;  // for starts; empty after a restart of the hub
 };
 
 // What a pilot's link proves by itself.
@@ -95,7 +95,7 @@ struct PilotProof {
 struct StartResult {
   bool ok = false;
   std::uint32_t guard_pid = 0, pid = 0;
-  bool unreachable = false;   // the host, not the pilot, is the reason: another host may do
+  bool unreachable = false;  // the host, not the pilot, is the reason: another host may do
   std::string message;
   std::string stderr_tail;
   std::int32_t exit_code = 0;
@@ -116,15 +116,15 @@ struct ChannelOrder {
 struct Outbox {
   bool save = false;  // what snapshot() gives has changed
   std::vector<std::pair<Tag, v1::Frame>> frames;
-  std::vector<Tag> close;   // after what was sent
-  std::vector<Tag> abort;   // at once
+  std::vector<Tag> close;  // after what was sent
+  std::vector<Tag> abort;  // at once
   std::vector<StartOrder> starts;
   std::vector<NodeId> cancel_starts;
-  std::vector<NodeId> kill;             // pilots beside the hub
+  std::vector<NodeId> kill;  // pilots beside the hub
   std::vector<ChannelOrder> channels;
-  std::vector<v1::Frame> requests;      // logs: for the shell to answer
-  std::vector<std::string> notes;       // for the log
-  bool finished = false;                // the hub ends; what was sent goes out first
+  std::vector<v1::Frame> requests;  // logs: for the shell to answer
+  std::vector<std::string> notes;   // for the log
+  bool finished = false;            // the hub ends; what was sent goes out first
 };
 
 class Core {
@@ -168,7 +168,7 @@ class Core {
  private:
   struct PilotLink {
     PilotProof proof;
-    NodeId node;          // {0,0} before its hello
+    NodeId node;  // {0,0} before its hello
     Moment since = 0;
     bool awaiting_hello = true;
     bool joined_up = false;  // the present daemon link has its inventory: frames go up
@@ -198,14 +198,14 @@ class Core {
   std::string (*make_secret_)();
   std::string address_;
   std::map<std::uint64_t, Launch> launches_;
-  std::set<std::uint64_t> ended_;      // pilots of which nothing is left
+  std::set<std::uint64_t> ended_;  // pilots of which nothing is left
   std::map<Tag, PilotLink> links_;
   std::vector<ChannelOrder> waiting_channels_;  // for nodes whose link is being made again
   Tag daemon_ = 0;
   bool welcomed_ = false;
   Moment cutoff_ms_ = default_cutoff_ms;
   Moment daemon_gone_since_ = 0;
-  Moment unneeded_since_ = 0;          // 0 = needed
+  Moment unneeded_since_ = 0;  // 0 = needed
   bool cut_off_ = false;
   bool ending_ = false, finished_ = false, killed_ = false;
   Moment ending_since_ = 0;

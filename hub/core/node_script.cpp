@@ -52,47 +52,47 @@ bool parse_number(std::string_view text, T& value) {
 }  // namespace
 
 std::vector<std::string> ssh_argv(const std::string& host, int connect_timeout_s, const std::string& remote_command) {
-  return {"ssh", "-T", "-x", "-a",
-          "-o", "BatchMode=yes",
-          "-o", "ConnectTimeout=" + std::to_string(connect_timeout_s),
-          "-o", "ConnectionAttempts=1",
-          "-o", "ServerAliveInterval=3",
-          "-o", "ServerAliveCountMax=2",
-          "-o", "ClearAllForwardings=yes",
-          host, remote_command};
+  return {"ssh", "-T",
+          "-x",  "-a",
+          "-o",  "BatchMode=yes",
+          "-o",  "ConnectTimeout=" + std::to_string(connect_timeout_s),
+          "-o",  "ConnectionAttempts=1",
+          "-o",  "ServerAliveInterval=3",
+          "-o",  "ServerAliveCountMax=2",
+          "-o",  "ClearAllForwardings=yes",
+          host,  remote_command};
 }
 
 std::string start_command(const Agent& agent) {
   // The agent is taken only if it runs and says that it is the one: a file system may be noexec, a copy cut short.
-  const std::string script =
-      "u=$(id -u); a=; for p in \"" + inside_double(agent.path) + "\" " + copy_places(agent) +
-      "; do if [ -x \"$p\" ] && [ \"$(\"$p\" --version 2>/dev/null </dev/null)\" = \"" + inside_double(agent.build) +
-      "\" ]; then a=$p; break; fi; done; m=$(uname -m); "
-      "if [ -z \"$a\" ]; then echo \"FLOTILLA-NODE 1 need $m ${SSH_CONNECTION:-}\"; exit 0; fi; "
-      "echo \"FLOTILLA-NODE 1 have $m ${SSH_CONNECTION:-}\"; "
-      "read -r go || exit 0; [ \"$go\" = go ] || exit 0; exec \"$a\" pilot";
+  const std::string script = "u=$(id -u); a=; for p in \"" + inside_double(agent.path) + "\" " + copy_places(agent) +
+                             "; do if [ -x \"$p\" ] && [ \"$(\"$p\" --version 2>/dev/null </dev/null)\" = \"" + inside_double(agent.build) +
+                             "\" ]; then a=$p; break; fi; done; m=$(uname -m); "
+                             "if [ -z \"$a\" ]; then echo \"FLOTILLA-NODE 1 need $m ${SSH_CONNECTION:-}\"; exit 0; fi; "
+                             "echo \"FLOTILLA-NODE 1 have $m ${SSH_CONNECTION:-}\"; "
+                             "read -r go || exit 0; [ \"$go\" = go ] || exit 0; exec \"$a\" pilot";
   return "exec sh -c " + quoted(script);
 }
 
 std::string store_command(const Agent& agent) {
   // stdin is read once, so the place is chosen before: one where a small script runs.
-  const std::string script =
-      "umask 077; u=$(id -u); for p in " + copy_places(agent) +
-      "; do d=${p%/*}; mkdir -p \"$d\" 2>/dev/null || continue; "
-      "if [ \"$(ls -ldn \"$d\" | { read -r x y z r; echo \"$z\"; })\" != \"$u\" ]; then continue; fi; "
-      "t=\"$d/.try.$$\"; { echo \"#!/bin/sh\"; echo \"exit 0\"; } >\"$t\" 2>/dev/null && chmod 700 \"$t\" && \"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; "
-      "[ \"$r\" = 0 ] || continue; "
-      "if cat >\"$p.$$\" && chmod 700 \"$p.$$\" && mv -f \"$p.$$\" \"$p\"; then echo \"STORED $p\"; exit 0; fi; "
-      "rm -f \"$p.$$\"; echo \"cannot write $p\" >&2; exit 1; done; "
-      "echo \"no place where a program can be stored and run: tried ~/.cache, /tmp, /dev/shm\" >&2; exit 1";
+  const std::string script = "umask 077; u=$(id -u); for p in " + copy_places(agent) +
+                             "; do d=${p%/*}; mkdir -p \"$d\" 2>/dev/null || continue; "
+                             "if [ \"$(ls -ldn \"$d\" | { read -r x y z r; echo \"$z\"; })\" != \"$u\" ]; then continue; fi; "
+                             "t=\"$d/.try.$$\"; { echo \"#!/bin/sh\"; echo \"exit 0\"; } >\"$t\" 2>/dev/null && chmod 700 \"$t\" && \"$t\" "
+                             "2>/dev/null; r=$?; rm -f \"$t\"; "
+                             "[ \"$r\" = 0 ] || continue; "
+                             "if cat >\"$p.$$\" && chmod 700 \"$p.$$\" && mv -f \"$p.$$\" \"$p\"; then echo \"STORED $p\"; exit 0; fi; "
+                             "rm -f \"$p.$$\"; echo \"cannot write $p\" >&2; exit 1; done; "
+                             "echo \"no place where a program can be stored and run: tried ~/.cache, /tmp, /dev/shm\" >&2; exit 1";
   return "exec sh -c " + quoted(script);
 }
 
 Status check_host(const std::string& host) {
-  const bool good = !host.empty() && host.front() != '-' && host.size() <= 255 &&
-                    std::all_of(host.begin(), host.end(), [](unsigned char c) {
-                      return std::isalnum(c) || c == '.' || c == '-' || c == '_' || c == '@' || c == ':' || c == '[' || c == ']' || c == '%';
-                    });
+  const bool good =
+      !host.empty() && host.front() != '-' && host.size() <= 255 && std::all_of(host.begin(), host.end(), [](unsigned char c) {
+        return std::isalnum(c) || c == '.' || c == '-' || c == '_' || c == '@' || c == ':' || c == '[' || c == ']' || c == '%';
+      });
   if (!good)
     return fail(Code::invalid_argument, "'" + host + "' cannot be the name of a host",
                 "correct `hosts` of the resource: names or addresses as ssh takes them");
@@ -148,8 +148,7 @@ std::string tail_of(std::string_view text, std::size_t limit) {
 std::string describe_failure(const std::string& host, int exit_code, int signal, std::string_view stderr_text) {
   const std::string text = tail_of(stderr_text, 2000);
   const std::string last = text.substr(text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1);
-  if (exit_code == ssh_failed_code)
-    return "ssh to " + host + " failed (exit code 255)" + (last.empty() ? "" : ": " + last);
+  if (exit_code == ssh_failed_code) return "ssh to " + host + " failed (exit code 255)" + (last.empty() ? "" : ": " + last);
   if (signal)
     return "the pilot on " + host + " did not start: killed by signal " + std::to_string(signal) + (last.empty() ? "" : ": " + last);
   if (exit_code == 0) return "the pilot on " + host + " did not say that it has started" + (last.empty() ? "" : ": " + last);

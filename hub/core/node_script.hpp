@@ -18,9 +18,9 @@
 namespace flotilla::hub {
 
 struct Agent {
-  std::string path;     // of the running hub: the same path is tried on the node (a shared home)
-  std::string sha256;   // hex: names the copy on nodes that share nothing
-  std::string build;    // what it says to --version
+  std::string path;    // of the running hub: the same path is tried on the node (a shared home)
+  std::string sha256;  // hex: names the copy on nodes that share nothing
+  std::string build;   // what it says to --version
 };
 
 // argv of the ssh program. `connect_timeout_s` bounds the TCP connection and the login.
@@ -34,7 +34,7 @@ Status check_host(const std::string& host);
 struct NodeLine {
   bool have = false;
   std::string machine;
-  std::string hub_address;    // ours, as the node sees it; empty = it did not say
+  std::string hub_address;  // ours, as the node sees it; empty = it did not say
   std::string node_address;
 };
 inline constexpr std::string_view node_line_start = "FLOTILLA-NODE 1 ";

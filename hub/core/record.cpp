@@ -65,11 +65,16 @@ std::string format_record(const Record& record) {
                         {"debug", launch.settings.debug()},
                         {"nodes", std::move(nodes)}});
   }
-  const json all = {{"version", record_version}, {"hub_id", record.hub_id},
-                    {"instance", to_hex(record.instance)}, {"host", record.host},
-                    {"boot_id", record.boot_id}, {"build", record.build},
-                    {"pid", record.pid}, {"runtime_dir", record.runtime_dir},
-                    {"listening", record.listening}, {"launches", std::move(launches)},
+  const json all = {{"version", record_version},
+                    {"hub_id", record.hub_id},
+                    {"instance", to_hex(record.instance)},
+                    {"host", record.host},
+                    {"boot_id", record.boot_id},
+                    {"build", record.build},
+                    {"pid", record.pid},
+                    {"runtime_dir", record.runtime_dir},
+                    {"listening", record.listening},
+                    {"launches", std::move(launches)},
                     {"ended", record.ended}};
   // A tail of stderr may hold anything.
   return all.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
@@ -101,8 +106,7 @@ Result<Record> parse_record(std::string_view text) {
       launch.settings.set_cutoff_ms(entry.at("cutoff_ms").get<std::int64_t>());
       launch.settings.set_time_ms(entry.at("time_ms").get<std::int64_t>());
       launch.settings.set_debug(entry.at("debug").get<bool>());
-      for (const json& node : entry.at("nodes"))
-        launch.nodes.emplace(node.at("node").get<std::uint32_t>(), node_from(node));
+      for (const json& node : entry.at("nodes")) launch.nodes.emplace(node.at("node").get<std::uint32_t>(), node_from(node));
       record.launches.emplace(entry.at("pilot").get<std::uint64_t>(), std::move(launch));
     }
     return record;

@@ -16,10 +16,10 @@ namespace flotilla::hub {
 
 struct Record {
   std::string hub_id;
-  std::string instance;       // 16 bytes
+  std::string instance;  // 16 bytes
   std::string host, boot_id, build;
   std::uint32_t pid = 0;
-  std::string runtime_dir;    // on that host
+  std::string runtime_dir;             // on that host
   std::vector<std::string> listening;  // "address:port" where pilots on nodes register
   std::map<std::uint64_t, Launch> launches;
   std::set<std::uint64_t> ended;

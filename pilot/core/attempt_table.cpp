@@ -31,18 +31,13 @@ std::string with_detail(std::string sentence, const std::string& detail) {
 
 std::string order_sentence(const JobFacts& job, const EndOrder& order, const std::string& subject) {
   switch (order.kind) {
-    case v1::TIME_LIMIT:
-      return with_detail(subject + " was ended at its time limit of " + seconds_text(job.time_limit_ms), order.message);
+    case v1::TIME_LIMIT: return with_detail(subject + " was ended at its time limit of " + seconds_text(job.time_limit_ms), order.message);
     case v1::START_TIMEOUT:
       return with_detail(subject + " did not connect back within " + seconds_text(job.start_timeout_ms), order.message);
-    case v1::CLIENT_GONE:
-      return with_detail(subject + " was ended because its client went away", order.message);
-    case v1::PILOT_ENDED:
-      return with_detail(subject + " was ended with its pilot", order.message);
-    case v1::CANCELED_BY_USER:
-      return with_detail(subject + " was canceled", order.message);
-    default:
-      return order.message.empty() ? subject + " was ended" : order.message;
+    case v1::CLIENT_GONE: return with_detail(subject + " was ended because its client went away", order.message);
+    case v1::PILOT_ENDED: return with_detail(subject + " was ended with its pilot", order.message);
+    case v1::CANCELED_BY_USER: return with_detail(subject + " was canceled", order.message);
+    default: return order.message.empty() ? subject + " was ended" : order.message;
   }
 }
 
@@ -137,13 +132,11 @@ void AttemptTable::move(Held& held, AttemptEvent event) {
   held.phase = *to;
 }
 
-AttemptTable::Start AttemptTable::start(Attempt id, const v1::JobSpec& spec, std::optional<Attempt> beside,
-                                        std::string& why) {
+AttemptTable::Start AttemptTable::start(Attempt id, const v1::JobSpec& spec, std::optional<Attempt> beside, std::string& why) {
   if (find(id)) return Start::already_held;
   const std::uint32_t slots = slots_of(spec);
   if (slots > slots_) {
-    why = "job " + std::to_string(id.job.value) + " needs " + std::to_string(slots) + " slots, this node has " +
-          std::to_string(slots_);
+    why = "job " + std::to_string(id.job.value) + " needs " + std::to_string(slots) + " slots, this node has " + std::to_string(slots_);
     return Start::refused;
   }
   if (draining_ && beside) {  // it has no other place

@@ -28,7 +28,7 @@ struct AttemptTransition {
 };
 constexpr AttemptTransition attempt_transitions[] = {
     {Phase::waiting, AttemptEvent::admitted, Phase::preparing},
-    {Phase::waiting, AttemptEvent::not_started, Phase::ended},   // canceled or refused before it had slots
+    {Phase::waiting, AttemptEvent::not_started, Phase::ended},  // canceled or refused before it had slots
     {Phase::preparing, AttemptEvent::started, Phase::running},
     {Phase::preparing, AttemptEvent::not_started, Phase::ended},
     {Phase::running, AttemptEvent::exited, Phase::leaving},
@@ -39,13 +39,13 @@ std::optional<Phase> next_phase(Phase from, AttemptEvent event);
 // Why an attempt is being ended from outside. The first order counts.
 struct EndOrder {
   v1::ExitKind kind = v1::CANCELED_BY_USER;
-  std::string message;   // detail for the sentence, may be empty
+  std::string message;  // detail for the sentence, may be empty
   std::int64_t grace_ms = 0;
 };
 
 struct ProcessEnd {
   int code = 0;
-  int signal = 0;         // 0 = it exited with `code`
+  int signal = 0;  // 0 = it exited with `code`
   bool core_dumped = false;
 };
 
@@ -55,10 +55,10 @@ struct Ending {
 };
 
 struct JobFacts {
-  std::string what;       // "command true", "worker gravity_worker"
+  std::string what;  // "command true", "worker gravity_worker"
   std::string host;
   bool worker = false;
-  bool connected = false; // a worker that had connected back
+  bool connected = false;  // a worker that had connected back
   std::int64_t time_limit_ms = 0;
   std::int64_t start_timeout_ms = 0;
 };
@@ -78,8 +78,8 @@ class AttemptTable {
     std::uint32_t slots = 0;
     std::optional<Attempt> beside;
     std::optional<EndOrder> order;
-    Ending ending;                       // when ended
-    std::uint64_t sequence = 0;          // order of arrival
+    Ending ending;               // when ended
+    std::uint64_t sequence = 0;  // order of arrival
   };
   enum class Start { accepted, already_held, refused, given_back };
 
@@ -109,7 +109,7 @@ class AttemptTable {
   const std::map<Attempt, Held>& all() const { return held_; }
   std::uint32_t slots() const { return slots_; }
   std::uint32_t slots_used() const { return used_; }
-  bool busy() const { return live_ > 0; }      // something waits, is prepared, runs or leaves
+  bool busy() const { return live_ > 0; }  // something waits, is prepared, runs or leaves
   std::size_t live() const { return live_; }
 
   void drain() { draining_ = true; }

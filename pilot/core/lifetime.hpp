@@ -11,23 +11,26 @@ namespace flotilla::pilot {
 constexpr Millis default_cutoff = std::chrono::hours(24);
 
 struct LifetimeSettings {
-  Millis idle{-1};    // negative = never
+  Millis idle{-1};  // negative = never
   Millis cutoff{default_cutoff};
-  Millis time{0};     // 0 = no limit
+  Millis time{0};  // 0 = no limit
 };
 
 enum class Verdict { stay, time_up, idle, cut_off };
 
 class Lifetime {
  public:
-  Lifetime(LifetimeSettings settings, Moment started)
-      : settings_(settings), started_(started), idle_since_(started), cut_since_(started) {}
+  Lifetime(LifetimeSettings settings, Moment started) : settings_(settings), started_(started), idle_since_(started), cut_since_(started) {}
 
   void set(LifetimeSettings settings) { settings_ = settings; }  // the time counts from the start in any case
   void on_busy() { idle_since_.reset(); }
-  void on_idle(Moment now) { if (!idle_since_) idle_since_ = now; }
+  void on_idle(Moment now) {
+    if (!idle_since_) idle_since_ = now;
+  }
   void on_link_up() { cut_since_.reset(); }
-  void on_link_down(Moment now) { if (!cut_since_) cut_since_ = now; }
+  void on_link_down(Moment now) {
+    if (!cut_since_) cut_since_ = now;
+  }
 
   // The soonest moment at which verdict() may change by itself.
   std::optional<Moment> next() const {
@@ -79,7 +82,7 @@ class Redial {
   void on_link_up() { wait_ = Millis(0); }
 
  private:
-  static constexpr Millis first{20};      // a daemon that starts again is back in tens of milliseconds
+  static constexpr Millis first{20};  // a daemon that starts again is back in tens of milliseconds
   static constexpr Millis longest{2000};
   Millis wait_{0};
 };

@@ -5,7 +5,7 @@
 
 namespace flotilla::pilot {
 
-using Moment = std::chrono::nanoseconds;    // since boot
+using Moment = std::chrono::nanoseconds;  // since boot
 using Millis = std::chrono::milliseconds;
 
 }  // namespace flotilla::pilot

@@ -6,9 +6,9 @@
 
 namespace flotilla::pilot {
 
-constexpr std::uint64_t first_credit_bytes = 1u << 20;   // PROTOCOL.md 3.1
-constexpr std::uint64_t spool_limit_bytes = 64u << 20;   // held for a stream that nobody takes; then reading stops
-constexpr std::uint64_t output_chunk_bytes = 256u << 10; // one OutputData; others get a turn in between
+constexpr std::uint64_t first_credit_bytes = 1u << 20;    // PROTOCOL.md 3.1
+constexpr std::uint64_t spool_limit_bytes = 64u << 20;    // held for a stream that nobody takes; then reading stops
+constexpr std::uint64_t output_chunk_bytes = 256u << 10;  // one OutputData; others get a turn in between
 
 class OutputFlow {
  public:
@@ -45,7 +45,7 @@ class OutputFlow {
 
   std::uint64_t produced() const { return produced_; }
   std::uint64_t sent() const { return sent_; }
-  std::uint64_t taken() const { return taken_; }           // below this nothing needs to be held
+  std::uint64_t taken() const { return taken_; }  // below this nothing needs to be held
   std::uint64_t held() const { return produced_ - taken_; }
   bool may_read() const { return held() < spool_limit_bytes; }
   bool eof() const { return eof_; }

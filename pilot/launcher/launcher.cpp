@@ -4,8 +4,8 @@
 
 namespace flotilla::pilot {
 
-Launch build_worker_launch(const v1::WorkerSpec& worker, std::uint32_t processes, const std::string& executable,
-                           std::uint16_t port, bool as_root) {
+Launch build_worker_launch(const v1::WorkerSpec& worker, std::uint32_t processes, const std::string& executable, std::uint16_t port,
+                           bool as_root) {
   Launch launch;
   if (worker.mpi()) {
     launch.argv = {"mpiexec", "-n", std::to_string(std::max(1u, processes))};

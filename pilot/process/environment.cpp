@@ -19,15 +19,16 @@ const std::string* find_entry(const std::vector<std::string>& entries, std::stri
 }  // namespace
 
 bool is_launcher_variable(std::string_view name) {
-  static constexpr std::array site_settings = {"SLURM_CONF", "SGE_ROOT", "SGE_CELL", "SGE_CLUSTER_NAME", "SGE_QMASTER_PORT",
-                                               "SGE_EXECD_PORT", "LSF_ENVDIR", "LSF_BINDIR", "LSF_LIBDIR", "LSF_SERVERDIR",
-                                               "PBS_CONF_FILE", "PBS_EXEC"};
-  static constexpr std::array prefixes = {"OMPI_", "PMIX_", "PMI_", "PMI2_", "PRTE_", "ORTE_", "OPAL_", "HYDRA_", "HYDI_", "MPIEXEC_",
-                                          "MPIRUN_", "MPI_LOCALNRANKS", "MPI_LOCALRANKID", "I_MPI_HYDRA_", "SLURM_", "SLURMD_",
-                                          "SBATCH_", "SALLOC_", "SRUN_", "PBS_", "SGE_", "LSB_", "LSF_", "LS_SUBCWD", "_CONDOR_",
-                                          "FLOTILLA_"};
-  static constexpr std::array names = {"PE_HOSTFILE", "NSLOTS", "NHOSTS", "NQUEUES", "JOB_ID", "JOB_NAME", "JOB_SCRIPT",
-                                       "TASK_ID", "ENVIRONMENT", "RESTARTED", "QUEUE", "REQUEST", "ARC", "BATCH_SYSTEM"};
+  static constexpr std::array site_settings = {"SLURM_CONF",       "SGE_ROOT",       "SGE_CELL",      "SGE_CLUSTER_NAME",
+                                               "SGE_QMASTER_PORT", "SGE_EXECD_PORT", "LSF_ENVDIR",    "LSF_BINDIR",
+                                               "LSF_LIBDIR",       "LSF_SERVERDIR",  "PBS_CONF_FILE", "PBS_EXEC"};
+  static constexpr std::array prefixes = {"OMPI_",           "PMIX_",        "PMI_",   "PMI2_",    "PRTE_",   "ORTE_",
+                                          "OPAL_",           "HYDRA_",       "HYDI_",  "MPIEXEC_", "MPIRUN_", "MPI_LOCALNRANKS",
+                                          "MPI_LOCALRANKID", "I_MPI_HYDRA_", "SLURM_", "SLURMD_",  "SBATCH_", "SALLOC_",
+                                          "SRUN_",           "PBS_",         "SGE_",   "LSB_",     "LSF_",    "LS_SUBCWD",
+                                          "_CONDOR_",        "FLOTILLA_"};
+  static constexpr std::array names = {"PE_HOSTFILE", "NSLOTS",      "NHOSTS",    "NQUEUES", "JOB_ID",  "JOB_NAME", "JOB_SCRIPT",
+                                       "TASK_ID",     "ENVIRONMENT", "RESTARTED", "QUEUE",   "REQUEST", "ARC",      "BATCH_SYSTEM"};
   if (std::find(site_settings.begin(), site_settings.end(), name) != site_settings.end()) return false;
   if (std::find(names.begin(), names.end(), name) != names.end()) return true;
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const char* prefix) { return name.starts_with(prefix); });

@@ -20,11 +20,11 @@ class Environment {
   explicit Environment(std::vector<std::string> entries);
   static Environment of_this_process();
 
-  Environment cleaned() const;   // without launcher variables and ours (FLOTILLA_*)
+  Environment cleaned() const;  // without launcher variables and ours (FLOTILLA_*)
   // A copy shares the base: cheap enough to make one for each job.
   void set(std::string_view name, std::string_view value);
   std::optional<std::string_view> get(std::string_view name) const;  // valid until the next set()
-  std::vector<char*> pointers() const;  // for exec, with the closing null; valid while this lives unchanged
+  std::vector<char*> pointers() const;                               // for exec, with the closing null; valid while this lives unchanged
   std::vector<std::string> entries() const;
 
  private:

@@ -47,17 +47,19 @@ std::string machine() {
 // The fields in their order in the file.
 template <class Owner_, class Each>
 void for_each_text(Owner_& owner, Each&& each) {
-  for (auto* text : {&owner.instance, &owner.pilot, &owner.node, &owner.machine, &owner.boot, &owner.pids, &owner.guard_started,
-                     &owner.process_started})
+  for (auto* text :
+       {&owner.instance, &owner.pilot, &owner.node, &owner.machine, &owner.boot, &owner.pids, &owner.guard_started, &owner.process_started})
     each(*text);
 }
 
 void end_processes(const Owner& owner) {
-  const std::vector<std::string> marks = {"FLOTILLA_INSTANCE=" + owner.instance, "FLOTILLA_PILOT=" + owner.pilot, "FLOTILLA_NODE=" + owner.node};
+  const std::vector<std::string> marks = {"FLOTILLA_INSTANCE=" + owner.instance, "FLOTILLA_PILOT=" + owner.pilot,
+                                          "FLOTILLA_NODE=" + owner.node};
   for (int round = 0; round < rounds; ++round) {
     bool any = false;
     for (const auto& entry : list_processes())
-      if (entry.pid > 1 && entry.pid != getpid() && entry.state != 'Z' && has_environment(entry.pid, marks)) any |= kill(entry.pid, SIGKILL) == 0;
+      if (entry.pid > 1 && entry.pid != getpid() && entry.state != 'Z' && has_environment(entry.pid, marks))
+        any |= kill(entry.pid, SIGKILL) == 0;
     if (!any) return;
   }
 }
@@ -66,8 +68,17 @@ void end_processes(const Owner& owner) {
 
 Owner own_owner(const std::string& instance, const std::string& pilot, const std::string& node, pid_t guard, const fs::path& runtime_dir) {
   std::error_code ignored;
-  return {instance, pilot, node, machine(), boot_id(), fs::read_symlink("/proc/self/ns/pid", ignored).string(), guard, getpid(),
-          start_time(guard), start_time(getpid()), runtime_dir};
+  return {instance,
+          pilot,
+          node,
+          machine(),
+          boot_id(),
+          fs::read_symlink("/proc/self/ns/pid", ignored).string(),
+          guard,
+          getpid(),
+          start_time(guard),
+          start_time(getpid()),
+          runtime_dir};
 }
 
 std::string format_owner(const Owner& owner) {
@@ -118,7 +129,8 @@ std::vector<fs::path> sweep_leftovers(const fs::path& pilots, const Owner& here)
     if (owner->boot == here.boot) end_processes(*owner);
     std::error_code ignored;
     // Its sockets: only where pilots of this instance have theirs, whatever the file says.
-    if (owner->runtime_dir.filename() == "p" + owner->pilot + "." + owner->node && owner->runtime_dir.parent_path() == here.runtime_dir.parent_path())
+    if (owner->runtime_dir.filename() == "p" + owner->pilot + "." + owner->node &&
+        owner->runtime_dir.parent_path() == here.runtime_dir.parent_path())
       fs::remove_all(owner->runtime_dir, ignored);
     fs::remove_all(entry.path(), ignored);
     removed.push_back(entry.path());

@@ -13,9 +13,9 @@ namespace flotilla::pilot {
 
 // A pilot's folder says whose it is, in its file `owner`. A folder without one stays (one that is kept for its user, say).
 struct Owner {
-  std::string instance;              // hex
-  std::string pilot, node;           // numbers
-  std::string machine, boot, pids;   // this node, this boot of it, this namespace of process ids
+  std::string instance;             // hex
+  std::string pilot, node;          // numbers
+  std::string machine, boot, pids;  // this node, this boot of it, this namespace of process ids
   pid_t guard = 0, process = 0;
   std::string guard_started, process_started;  // /proc/PID/stat's start times: process ids are used again
   std::filesystem::path runtime_dir;

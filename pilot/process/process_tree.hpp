@@ -14,8 +14,8 @@ namespace flotilla::pilot {
 
 struct ProcessEntry {
   pid_t pid = 0, parent = 0, group = 0;
-  char state = '?';            // 'Z' = dead, not reaped
-  Moment started{};            // since boot, to a clock tick (10 ms)
+  char state = '?';  // 'Z' = dead, not reaped
+  Moment started{};  // since boot, to a clock tick (10 ms)
 };
 
 // Everything in /proc that can be read.

@@ -40,7 +40,7 @@ class Processes {
 
  private:
   struct Tracked {
-    pid_t pid = 0;         // also its group
+    pid_t pid = 0;  // also its group
     Moment started{};
     bool exited = false;
     bool group_gone = false;  // from then on the number may be another's
@@ -63,11 +63,11 @@ class Processes {
   Timer retry_;
   Children children_;
   Moment begun_{};
-  bool childless_ = false;                       // as the last reaping saw it
+  bool childless_ = false;  // as the last reaping saw it
   bool stopped_ = false;
   std::map<Attempt, Tracked> tracked_;
-  std::unordered_map<pid_t, Attempt> by_pid_;    // those that are not reaped
-  std::unordered_map<pid_t, Orphan> orphans_;    // children that nobody started here
+  std::unordered_map<pid_t, Attempt> by_pid_;  // those that are not reaped
+  std::unordered_map<pid_t, Orphan> orphans_;  // children that nobody started here
   std::vector<Attempt> leaving_;
 };
 

@@ -24,8 +24,8 @@ std::vector<fs::path> scratch_candidates(const std::string& scratch_dir, const f
 }
 
 Result<fs::path> choose_scratch(const std::vector<fs::path>& candidates) {
-  Error error{Code::resource_exhausted, "no folder to work in can be written", "set scratch_dir of the resource to one that can",
-              Retry::no, {}};
+  Error error{
+      Code::resource_exhausted, "no folder to work in can be written", "set scratch_dir of the resource to one that can", Retry::no, {}};
   for (const auto& dir : candidates) {
     auto made = make_private_dir(dir);
     if (made) {

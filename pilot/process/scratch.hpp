@@ -14,8 +14,7 @@
 
 namespace flotilla::pilot {
 
-std::vector<std::filesystem::path> scratch_candidates(const std::string& scratch_dir, const std::filesystem::path& home,
-                                                      unsigned uid);
+std::vector<std::filesystem::path> scratch_candidates(const std::string& scratch_dir, const std::filesystem::path& home, unsigned uid);
 // The first one in which a file can be made. The error names each and why not.
 Result<std::filesystem::path> choose_scratch(const std::vector<std::filesystem::path>& candidates);
 

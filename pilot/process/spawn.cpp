@@ -160,8 +160,7 @@ Result<pid_t> spawn(const SpawnRequest& request, const std::string& host) {
       return fail(Code::not_found, start + "its interpreter " + interpreter + " (first line of " + *path + ") is not there");
     return fail(Code::not_found, start + "its dynamic loader is not there (" + *path + " is for another system)");
   }
-  return fail(error == EAGAIN || error == ENOMEM ? Code::resource_exhausted : Code::failed_precondition,
-              start + std::strerror(error));
+  return fail(error == EAGAIN || error == ENOMEM ? Code::resource_exhausted : Code::failed_precondition, start + std::strerror(error));
 }
 
 }  // namespace flotilla::pilot

@@ -20,7 +20,7 @@ namespace flotilla::pilot {
 namespace {
 
 constexpr std::size_t line_limit = 256;
-constexpr std::size_t visitors_limit = 64;       // connections that have not shown a ticket
+constexpr std::size_t visitors_limit = 64;  // connections that have not shown a ticket
 constexpr std::size_t counters_bytes = 3 * sizeof(std::uint64_t);
 
 using Descriptor = boost::asio::posix::stream_descriptor;
@@ -46,10 +46,10 @@ struct HandOver::Offer {
   ~Offer() {
     if (counters) munmap(counters, counters_bytes);
   }
-  std::string ticket;            // empty once used
+  std::string ticket;  // empty once used
   unique_fd worker;
   std::function<void()> on_taken, on_client_gone;
-  Descriptor client;             // open while a client holds the channel
+  Descriptor client;  // open while a client holds the channel
   std::uint64_t* counters = nullptr;
   std::optional<v1::ExitReason> over;
 };
@@ -97,29 +97,30 @@ void HandOver::wait_for_visitors() {
 }
 
 void HandOver::wait_for_line(const std::shared_ptr<Visitor>& visitor) {
-  visitor->descriptor.async_wait(Descriptor::wait_read, [this, weak = std::weak_ptr<Visitor>(visitor)](const boost::system::error_code& error) {
-    auto here = weak.lock();
-    if (error || !here) return;
-    // Byte for byte up to the end of the line: what follows is not ours.
-    for (;;) {
-      char byte;
-      const ssize_t n = recv(here->descriptor.native_handle(), &byte, 1, 0);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-        wait_for_line(here);
-        return;
-      }
-      if (n <= 0 || here->line.size() >= line_limit) {
-        visitors_.remove(here);
-        return;
-      }
-      if (byte == '\n') break;
-      here->line.push_back(byte);
-    }
-    unique_fd client(here->descriptor.release());
-    visitors_.remove(here);
-    on_line(std::move(client), here->line);
-  });
+  visitor->descriptor.async_wait(Descriptor::wait_read,
+                                 [this, weak = std::weak_ptr<Visitor>(visitor)](const boost::system::error_code& error) {
+                                   auto here = weak.lock();
+                                   if (error || !here) return;
+                                   // Byte for byte up to the end of the line: what follows is not ours.
+                                   for (;;) {
+                                     char byte;
+                                     const ssize_t n = recv(here->descriptor.native_handle(), &byte, 1, 0);
+                                     if (n < 0 && errno == EINTR) continue;
+                                     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+                                       wait_for_line(here);
+                                       return;
+                                     }
+                                     if (n <= 0 || here->line.size() >= line_limit) {
+                                       visitors_.remove(here);
+                                       return;
+                                     }
+                                     if (byte == '\n') break;
+                                     here->line.push_back(byte);
+                                   }
+                                   unique_fd client(here->descriptor.release());
+                                   visitors_.remove(here);
+                                   on_line(std::move(client), here->line);
+                                 });
 }
 
 void HandOver::on_line(unique_fd client, const std::string& line) {
@@ -137,8 +138,8 @@ void HandOver::on_line(unique_fd client, const std::string& line) {
       attempt = id;
     }
   if (!offer) {
-    refuse(Error{Code::permission_denied, "this ticket opens no worker's channel: it was used already, or its worker is gone", {},
-                 Retry::no, {}});
+    refuse(Error{
+        Code::permission_denied, "this ticket opens no worker's channel: it was used already, or its worker is gone", {}, Retry::no, {}});
     return;
   }
   offer->ticket.clear();

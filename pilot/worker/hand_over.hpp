@@ -30,8 +30,7 @@ class HandOver {
   Status listen(const std::filesystem::path& socket);
   // The worker's socket waits for who brings the ticket. on_taken: it is the client's now, nobody here keeps a duplicate.
   // on_client_gone: the client's connection ended. Neither runs after end().
-  void offer(Attempt attempt, std::string ticket, unique_fd worker, std::function<void()> on_taken,
-             std::function<void()> on_client_gone);
+  void offer(Attempt attempt, std::string ticket, unique_fd worker, std::function<void()> on_taken, std::function<void()> on_client_gone);
   // The worker has ended: told to the client that holds it, or to the one that comes with the ticket.
   void end(Attempt attempt, const v1::ExitReason& reason);
   void forget(Attempt attempt);

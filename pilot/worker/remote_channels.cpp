@@ -22,7 +22,7 @@ namespace {
 using namespace std::chrono_literals;
 using Descriptor = boost::asio::posix::stream_descriptor;
 
-constexpr auto linger = 60s;                        // for the last bytes of a worker whose job was forgotten
+constexpr auto linger = 60s;  // for the last bytes of a worker whose job was forgotten
 constexpr std::size_t frame_bytes = 64u << 10;
 constexpr std::size_t link_queue_bytes = 1u << 20;  // where forwarding is forbidden, channels leave this much room to others
 constexpr auto link_queue_wait = 5ms;
@@ -35,9 +35,9 @@ struct RemoteChannels::Channel {
   Attempt attempt;
   std::unique_ptr<channel::FdBridge> bridge;
   std::function<void()> on_client_gone;
-  std::optional<std::uint64_t> final_offset;   // of the worker's stream
+  std::optional<std::uint64_t> final_offset;  // of the worker's stream
   std::optional<v1::ExitReason> reason;
-  bool over = false, forgotten = false;        // over: nothing is left to be delivered
+  bool over = false, forgotten = false;  // over: nothing is left to be delivered
   Timer linger_timer;
 };
 
@@ -49,7 +49,7 @@ struct RemoteChannels::FrameWire {
   Descriptor ours;
   Timer timer;
   std::uint64_t received = 0, sent = 0;
-  std::string waiting;     // bytes to the pair that it did not take yet
+  std::string waiting;  // bytes to the pair that it did not take yet
   bool writing = false;
 };
 
@@ -95,22 +95,23 @@ void RemoteChannels::wait_for_hub() {
 }
 
 void RemoteChannels::wait_for_message(const std::shared_ptr<Descriptor>& connection) {
-  connection->async_wait(Descriptor::wait_read, [this, connection, alive = std::weak_ptr<bool>(alive_)](const boost::system::error_code& error) {
-    if (error || alive.expired()) return;
-    auto message = channel::receive_fds(connection->native_handle(), channel::opening_bytes);
-    if (!message) {
-      if (message.error().retry == Retry::yes) wait_for_message(connection);
-      return;
-    }
-    if (message->bytes.empty()) return;
-    auto opening = channel::parse_opening(message->bytes);
-    if (!opening || message->fds.size() != 1) {
-      spdlog::warn("what came to the channel socket is not a channel's connection");
-      return;
-    }
-    attach(*opening, channel::make_socket_wire(std::move(message->fds[0])));
-    wait_for_message(connection);
-  });
+  connection->async_wait(Descriptor::wait_read,
+                         [this, connection, alive = std::weak_ptr<bool>(alive_)](const boost::system::error_code& error) {
+                           if (error || alive.expired()) return;
+                           auto message = channel::receive_fds(connection->native_handle(), channel::opening_bytes);
+                           if (!message) {
+                             if (message.error().retry == Retry::yes) wait_for_message(connection);
+                             return;
+                           }
+                           if (message->bytes.empty()) return;
+                           auto opening = channel::parse_opening(message->bytes);
+                           if (!opening || message->fds.size() != 1) {
+                             spdlog::warn("what came to the channel socket is not a channel's connection");
+                             return;
+                           }
+                           attach(*opening, channel::make_socket_wire(std::move(message->fds[0])));
+                           wait_for_message(connection);
+                         });
 }
 
 void RemoteChannels::attach(const channel::Opening& opening, std::unique_ptr<channel::Wire> wire) {
@@ -193,11 +194,11 @@ void RemoteChannels::forget(Attempt attempt) {
     return;
   }
   channel->linger_timer.expires_after(linger);
-  channel->linger_timer.async_wait([this, weak = std::weak_ptr<Channel>(channel), alive = std::weak_ptr<bool>(alive_)](
-                                       const boost::system::error_code& error) {
-    auto late = weak.lock();
-    if (!error && late && !alive.expired()) drop(late->number);
-  });
+  channel->linger_timer.async_wait(
+      [this, weak = std::weak_ptr<Channel>(channel), alive = std::weak_ptr<bool>(alive_)](const boost::system::error_code& error) {
+        auto late = weak.lock();
+        if (!error && late && !alive.expired()) drop(late->number);
+      });
 }
 
 // Not from inside the bridge's own reaction.
@@ -303,12 +304,13 @@ void RemoteChannels::write_frames(const std::shared_ptr<FrameWire>& frames) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) {
       frames->writing = true;
-      frames->ours.async_wait(Descriptor::wait_write, [this, weak = std::weak_ptr<FrameWire>(frames)](const boost::system::error_code& error) {
-        auto here = weak.lock();
-        if (error || !here) return;
-        here->writing = false;
-        write_frames(here);
-      });
+      frames->ours.async_wait(Descriptor::wait_write,
+                              [this, weak = std::weak_ptr<FrameWire>(frames)](const boost::system::error_code& error) {
+                                auto here = weak.lock();
+                                if (error || !here) return;
+                                here->writing = false;
+                                write_frames(here);
+                              });
       return;
     }
     if (n < 0) {

@@ -28,8 +28,8 @@ class RemoteChannels {
  public:
   struct Upper {
     std::function<void(v1::Frame)> send;
-    std::function<std::size_t()> queued_bytes;   // of the link
-    link::TlsIdentity identity;                  // empty beside the hub
+    std::function<std::size_t()> queued_bytes;  // of the link
+    link::TlsIdentity identity;                 // empty beside the hub
     std::string server_name;
   };
   RemoteChannels(boost::asio::io_context& io, Upper upper);
@@ -72,10 +72,10 @@ class RemoteChannels {
   Upper upper_;
   boost::asio::posix::stream_descriptor listener_;
   tls::ContextPtr context_;
-  std::map<std::uint64_t, std::shared_ptr<Channel>> channels_;   // by job
-  std::map<std::uint64_t, std::shared_ptr<FrameWire>> frames_;   // where forwarding is forbidden
+  std::map<std::uint64_t, std::shared_ptr<Channel>> channels_;  // by job
+  std::map<std::uint64_t, std::shared_ptr<FrameWire>> frames_;  // where forwarding is forbidden
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
-  unique_fd stop_;                                               // an eventfd: ends dialling
+  unique_fd stop_;  // an eventfd: ends dialling
   boost::asio::thread_pool dials_{2};
 };
 

@@ -57,11 +57,11 @@ Lookup ask_sock_diag(const sockaddr_in& local, const sockaddr_in& remote, std::u
 std::optional<std::uint64_t> parse_tcp_line(const std::string& line, const sockaddr_in& local, const sockaddr_in& remote) {
   unsigned local_address, local_port, remote_address, remote_port;
   unsigned long long inode = 0;
-  if (std::sscanf(line.c_str(), " %*d: %8X:%4X %8X:%4X %*X %*X:%*X %*X:%*X %*X %*u %*u %llu", &local_address, &local_port,
-                  &remote_address, &remote_port, &inode) != 5)
+  if (std::sscanf(line.c_str(), " %*d: %8X:%4X %8X:%4X %*X %*X:%*X %*X:%*X %*X %*u %*u %llu", &local_address, &local_port, &remote_address,
+                  &remote_port, &inode) != 5)
     return std::nullopt;
-  if (local_address != local.sin_addr.s_addr || local_port != ntohs(local.sin_port) ||
-      remote_address != remote.sin_addr.s_addr || remote_port != ntohs(remote.sin_port) || inode == 0)
+  if (local_address != local.sin_addr.s_addr || local_port != ntohs(local.sin_port) || remote_address != remote.sin_addr.s_addr ||
+      remote_port != ntohs(remote.sin_port) || inode == 0)
     return std::nullopt;
   return inode;
 }

@@ -4,9 +4,7 @@
 
 namespace flotilla {
 
-std::string format_peer(NodeId node) {
-  return std::to_string(node.pilot.value) + "." + std::to_string(node.node);
-}
+std::string format_peer(NodeId node) { return std::to_string(node.pilot.value) + "." + std::to_string(node.node); }
 
 NodeId parse_peer(const std::string& text) {
   NodeId id;

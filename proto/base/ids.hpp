@@ -44,13 +44,9 @@ struct std::hash<flotilla::Id<Tag>> {
 };
 template <>
 struct std::hash<flotilla::NodeId> {
-  std::size_t operator()(flotilla::NodeId id) const noexcept {
-    return std::hash<std::uint64_t>{}(id.pilot.value * 1'000'003u + id.node);
-  }
+  std::size_t operator()(flotilla::NodeId id) const noexcept { return std::hash<std::uint64_t>{}(id.pilot.value * 1'000'003u + id.node); }
 };
 template <>
 struct std::hash<flotilla::Attempt> {
-  std::size_t operator()(flotilla::Attempt id) const noexcept {
-    return std::hash<std::uint64_t>{}(id.job.value * 1'000'003u + id.number);
-  }
+  std::size_t operator()(flotilla::Attempt id) const noexcept { return std::hash<std::uint64_t>{}(id.job.value * 1'000'003u + id.number); }
 };

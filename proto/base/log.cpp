@@ -13,8 +13,7 @@ constexpr std::size_t log_files = 3;              // beside the present one
 Status init_log(const std::filesystem::path& file, LogTo to) {
   try {
     const mode_t before = umask(0077);
-    std::vector<spdlog::sink_ptr> sinks{
-        std::make_shared<spdlog::sinks::rotating_file_sink_mt>(file.string(), log_file_bytes, log_files)};
+    std::vector<spdlog::sink_ptr> sinks{std::make_shared<spdlog::sinks::rotating_file_sink_mt>(file.string(), log_file_bytes, log_files)};
     umask(before);
     if (to == LogTo::file_and_stderr) sinks.push_back(std::make_shared<spdlog::sinks::stderr_sink_mt>());
     auto logger = std::make_shared<spdlog::logger>("", sinks.begin(), sinks.end());

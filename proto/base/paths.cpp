@@ -54,8 +54,7 @@ fs::path runtime_dir_for(const fs::path& state) {
   const std::string key = state.string() + "\n" + host_name();
   unsigned char digest[SHA256_DIGEST_LENGTH];
   SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), digest);
-  return "/tmp/fl-" + std::to_string(getuid()) + "-" +
-         to_hex(std::string_view(reinterpret_cast<char*>(digest), 4));
+  return "/tmp/fl-" + std::to_string(getuid()) + "-" + to_hex(std::string_view(reinterpret_cast<char*>(digest), 4));
 }
 
 fs::path runtime_dir() {
@@ -68,11 +67,9 @@ fs::path daemon_socket() { return runtime_dir() / "daemon.sock"; }
 Status make_private_dir(const fs::path& dir) {
   std::error_code ignored;
   if (dir.has_parent_path()) fs::create_directories(dir.parent_path(), ignored);
-  if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST)
-    return fail(errno_error(Code::permission_denied, "create " + dir.string()));
+  if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) return fail(errno_error(Code::permission_denied, "create " + dir.string()));
   struct stat info {};
-  if (lstat(dir.c_str(), &info) != 0)
-    return fail(errno_error(Code::permission_denied, "look at " + dir.string()));
+  if (lstat(dir.c_str(), &info) != 0) return fail(errno_error(Code::permission_denied, "look at " + dir.string()));
   if (!S_ISDIR(info.st_mode) || info.st_uid != getuid())
     return fail(Code::permission_denied, dir.string() + " is not a directory of this user",
                 "remove it, or set FLOTILLA_RUNTIME_DIR to another place");

@@ -11,8 +11,8 @@
 
 namespace flotilla {
 
-std::string host_name();        // short name of this machine
-std::string boot_id();          // of the running kernel, "" where it cannot be read
+std::string host_name();           // short name of this machine
+std::string boot_id();             // of the running kernel, "" where it cannot be read
 std::filesystem::path home_dir();  // $HOME, else what the user database says
 
 std::filesystem::path state_dir();
@@ -21,7 +21,7 @@ std::filesystem::path config_file();
 // two instances with different state directories never meet. Not created.
 std::filesystem::path runtime_dir();
 std::filesystem::path runtime_dir_for(const std::filesystem::path& state);
-std::filesystem::path daemon_socket();   // runtime_dir()/daemon.sock
+std::filesystem::path daemon_socket();  // runtime_dir()/daemon.sock
 
 // Creates it with mode 0700 (parents too, as the umask says) and checks owner, mode and that it is no symbolic link.
 Status make_private_dir(const std::filesystem::path& dir);

@@ -14,8 +14,7 @@ std::string Error::text() const {
 
 Error errno_error(Code code, std::string_view doing) {
   const int number = errno;
-  return Error{code, std::string("cannot ") + std::string(doing) + ": " + std::strerror(number), {},
-               Retry::no, {}};
+  return Error{code, std::string("cannot ") + std::string(doing) + ": " + std::strerror(number), {}, Retry::no, {}};
 }
 
 }  // namespace flotilla

@@ -32,8 +32,8 @@ enum class Retry { no, yes };
 
 struct Error {
   Code code = Code::internal;
-  std::string message;              // names the thing and the cause
-  std::string hint;                 // what to do next; may be empty
+  std::string message;  // names the thing and the cause
+  std::string hint;     // what to do next; may be empty
   Retry retry = Retry::no;
   std::vector<std::string> faults;  // all that is wrong with a description
   std::string exit;                 // with worker_failed: flotilla.v1.ExitReason, serialised
@@ -46,8 +46,7 @@ template <class T>
 using Result = tl::expected<T, Error>;
 using Status = Result<void>;
 
-inline tl::unexpected<Error> fail(Code code, std::string message, std::string hint = {},
-                                  Retry retry = Retry::no) {
+inline tl::unexpected<Error> fail(Code code, std::string message, std::string hint = {}, Retry retry = Retry::no) {
   return tl::unexpected<Error>(Error{code, std::move(message), std::move(hint), retry, {}});
 }
 inline tl::unexpected<Error> fail(Error error) { return tl::unexpected<Error>(std::move(error)); }

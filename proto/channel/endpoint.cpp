@@ -36,12 +36,11 @@ Status Endpoint::open(std::uint32_t epoch, std::string_view ticket) {
 Status Endpoint::accept(const Opening& request) {
   if (side_ != Side::accepter) return fail(Code::internal, "only the pilot's end of a channel accepts connections");
   if (request.channel != channel_)
-    return fail(Code::failed_precondition, "a connection for channel " + std::to_string(request.channel) +
-                                               " came to channel " + std::to_string(channel_));
+    return fail(Code::failed_precondition,
+                "a connection for channel " + std::to_string(request.channel) + " came to channel " + std::to_string(channel_));
   if (request.epoch <= epoch_)
-    return fail(Code::failed_precondition, "channel " + std::to_string(channel_) + ": opening " +
-                                               std::to_string(request.epoch) + " is displaced by opening " +
-                                               std::to_string(epoch_));
+    return fail(Code::failed_precondition, "channel " + std::to_string(channel_) + ": opening " + std::to_string(request.epoch) +
+                                               " is displaced by opening " + std::to_string(epoch_));
   disconnect();
   epoch_ = request.epoch;
   if (auto status = start_sending(request.received); !status) return status;
@@ -61,10 +60,9 @@ void Endpoint::disconnect() {
 
 Status Endpoint::start_sending(std::uint64_t peer_received) {
   if (peer_received < base_ || peer_received > sent_high_)
-    return fail(Code::internal, "channel " + std::to_string(channel_) + " cannot go on: its peer has " +
-                                    std::to_string(peer_received) + " bytes, which is not between " +
-                                    std::to_string(base_) + " (kept from there on) and " + std::to_string(sent_high_) +
-                                    " (sent)");
+    return fail(Code::internal, "channel " + std::to_string(channel_) + " cannot go on: its peer has " + std::to_string(peer_received) +
+                                    " bytes, which is not between " + std::to_string(base_) + " (kept from there on) and " +
+                                    std::to_string(sent_high_) + " (sent)");
   base_ = sent_ = peer_received;
   state_ = State::connected;
   return {};
@@ -133,8 +131,8 @@ void Endpoint::on_written(std::size_t count) {
 
 Status Endpoint::on_ack(std::uint32_t epoch, std::uint64_t received) {
   if (received > sent_high_ && epoch == epoch_)
-    return fail(Code::internal, "channel " + std::to_string(channel_) + ": the peer acknowledged " +
-                                    std::to_string(received) + " bytes of " + std::to_string(sent_high_) + " sent");
+    return fail(Code::internal, "channel " + std::to_string(channel_) + ": the peer acknowledged " + std::to_string(received) +
+                                    " bytes of " + std::to_string(sent_high_) + " sent");
   // One that was meant for another connection may be overtaken by an opening, which knows better.
   if (received <= base_ || received > sent_) return {};
   if (read_ - base_ == capacity_ && sent_ == read_) ++stalls_;
@@ -157,8 +155,8 @@ Status Endpoint::on_wire_bytes(std::size_t count) {
     if (!answer) return fail(answer.error());
     if (!(answer->flags & opening_answer) || answer->channel != channel_ || answer->epoch != epoch_ ||
         !std::equal(answer->ticket.begin(), answer->ticket.end(), request_.ticket.begin()))
-      return fail(Code::internal, "channel " + std::to_string(channel_) + ": the answer to opening " +
-                                      std::to_string(epoch_) + " belongs to another one");
+      return fail(Code::internal,
+                  "channel " + std::to_string(channel_) + ": the answer to opening " + std::to_string(epoch_) + " belongs to another one");
     if (answer->flags & opening_refused)
       return fail(Code::not_found, "channel " + std::to_string(channel_) + " is not known at its pilot any more");
     acknowledged_ = request_.received;  // our header said it
@@ -181,9 +179,8 @@ void Endpoint::on_delivered(std::size_t count) {
 
 Status Endpoint::on_peer_end(std::uint64_t final_offset) {
   if (final_offset < received_ || (peer_final_ && *peer_final_ != final_offset))
-    return fail(Code::internal, "channel " + std::to_string(channel_) + ": its peer says that it ends at " +
-                                    std::to_string(final_offset) + ", but " +
-                                    std::to_string(peer_final_ ? *peer_final_ : received_) + " was said or received");
+    return fail(Code::internal, "channel " + std::to_string(channel_) + ": its peer says that it ends at " + std::to_string(final_offset) +
+                                    ", but " + std::to_string(peer_final_ ? *peer_final_ : received_) + " was said or received");
   peer_final_ = final_offset;
   return {};
 }

@@ -30,7 +30,7 @@ constexpr std::size_t ring_limit_bytes = 16u << 20;
 // acknowledgement: a late one now and then is no reason to leave the cache.
 constexpr std::size_t ring_eager_bytes = 512u << 10;
 constexpr int stalls_to_grow = 3;
-constexpr std::size_t chunk_bytes = 256u << 10;         // most that is taken from user or wire at once
+constexpr std::size_t chunk_bytes = 256u << 10;  // most that is taken from user or wire at once
 constexpr std::uint64_t ack_interval_bytes = 256u << 10;
 
 // Up to three pieces for readv/writev, in order; count = 0: nothing.
@@ -55,17 +55,17 @@ class Endpoint {
   // An epoch that is not higher (failed_precondition) leaves the present connection as it is. Any other error: the
   // channel is lost, the peer misses bytes that are gone, or claims bytes that were never sent.
   Status accept(const Opening& request);
-  void disconnect();                 // the wire is gone; what has come in is kept
+  void disconnect();                                             // the wire is gone; what has come in is kept
   bool connected() const { return state_ == State::connected; }  // the headers were exchanged
   bool has_wire() const { return state_ != State::none; }
   std::uint32_t epoch() const { return epoch_; }
 
   // ---- user to wire
-  bool wants_user_bytes() const;     // there is room
-  Spans user_space();                // at most chunk_bytes; empty while the ring is full
+  bool wants_user_bytes() const;  // there is room
+  Spans user_space();             // at most chunk_bytes; empty while the ring is full
   void on_user_bytes(std::size_t count);
-  void on_user_end();                // the user writes no more (end of file)
-  Spans wire_out();                  // what the wire is to be given next (header first); empty: nothing to send
+  void on_user_end();  // the user writes no more (end of file)
+  Spans wire_out();    // what the wire is to be given next (header first); empty: nothing to send
   bool has_wire_out() const { return header_out_ < header_size_ || (connected() && sent_ < read_); }
   void on_written(std::size_t count);
   // The peer has everything below `received`. An error: it claims what was never sent; the channel is lost.
@@ -73,10 +73,10 @@ class Endpoint {
 
   // ---- wire to user
   bool wants_wire_bytes() const { return state_ != State::none && pending() == 0; }
-  iovec wire_space();                // where the wire's next bytes go; length 0 while the user has not taken the last
+  iovec wire_space();  // where the wire's next bytes go; length 0 while the user has not taken the last
   // Error: the answer was wrong or a refusal (not_found: the peer has no such channel), or bytes came beyond its end.
   Status on_wire_bytes(std::size_t count);
-  iovec deliverable() const;         // to be given to the user
+  iovec deliverable() const;  // to be given to the user
   void on_delivered(std::size_t count);
   // The peer's stream ends at this offset (ChannelEnd). Error: it contradicts what came before; the channel is lost.
   Status on_peer_end(std::uint64_t final_offset);
@@ -85,13 +85,13 @@ class Endpoint {
   void discard_incoming();
 
   // ---- acknowledgements: the owner sends ChannelAck{epoch, received}
-  bool ack_due() const;              // now
+  bool ack_due() const;                                         // now
   bool ack_owed() const { return received_ != acknowledged_; }  // when the wire has been quiet for a while
-  std::uint64_t take_ack();          // the offset to send
+  std::uint64_t take_ack();                                     // the offset to send
 
   // ---- where it stands
   std::uint64_t received() const { return received_; }
-  std::uint64_t taken() const { return read_; }             // from the user; with user_ended() the final offset
+  std::uint64_t taken() const { return read_; }  // from the user; with user_ended() the final offset
   std::uint64_t acknowledged_by_peer() const { return base_; }
   bool user_ended() const { return user_ended_; }
   // Both streams ended, ours is acknowledged, the peer's delivered.
@@ -119,9 +119,9 @@ class Endpoint {
   // Offsets in the user's stream: base_ (acknowledged) <= sent_ <= read_, base_ <= sent_high_ <= read_.
   std::uint64_t base_ = 0, sent_ = 0, sent_high_ = 0, read_ = 0;
   bool user_ended_ = false;
-  std::unique_ptr<char[]> ring_;   // the byte of offset n lies at n & (capacity_ - 1)
-  std::size_t capacity_ = 0;       // a power of two, 0 before the first byte
-  int stalls_ = 0;                 // since the ring last grew: acknowledgements that found it full and all sent
+  std::unique_ptr<char[]> ring_;  // the byte of offset n lies at n & (capacity_ - 1)
+  std::size_t capacity_ = 0;      // a power of two, 0 before the first byte
+  int stalls_ = 0;                // since the ring last grew: acknowledgements that found it full and all sent
 
   std::array<char, opening_bytes> header_{};  // ours, going out
   std::size_t header_out_ = 0, header_size_ = 0;

@@ -190,7 +190,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   }
 
   template <class Handler, class... Args>
-  void tell(Handler BridgeHandlers::* handler, Args... args) {
+  void tell(Handler BridgeHandlers::*handler, Args... args) {
     if (!(handlers_.*handler)) return;
     post_([self = shared_from_this(), handler, args...] {
       if (self->alive_) (self->handlers_.*handler)(args...);
@@ -402,8 +402,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     for (;;) {
       bool at_once = false;
       if (user_)
-        wish(user_.get(), Source::user, user_watched_,
-             (endpoint_.wants_user_bytes() ? EPOLLIN : 0u) | (user_blocked_ ? EPOLLOUT : 0u));
+        wish(user_.get(), Source::user, user_watched_, (endpoint_.wants_user_bytes() ? EPOLLIN : 0u) | (user_blocked_ ? EPOLLOUT : 0u));
       if (wire_) {
         std::uint32_t events = 0;
         if (endpoint_.wants_wire_bytes()) {
@@ -451,21 +450,24 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   bool user_blocked_ = false, user_hung_up_ = false;
   std::unique_ptr<Wire> wire_;
   bool wire_blocked_ = false;
-  bool announced_ = false;       // on_connected was told for this wire
+  bool announced_ = false;  // on_connected was told for this wire
   bool peer_end_passed_ = false;
-  bool over_ = false;            // finished or lost: nothing more is told
+  bool over_ = false;  // finished or lost: nothing more is told
   bool lost_ = false;
 
   Post post_;
-  BridgeHandlers handlers_;      // read only; run on the owner's thread
+  BridgeHandlers handlers_;  // read only; run on the owner's thread
   std::atomic<bool> alive_{true};
   unique_fd epoll_, wake_;
   unique_fd quiet_;
   bool timer_runs_ = false;
   std::uint64_t received_at_timer_ = 0;
-  struct PeerAck { std::uint32_t epoch; std::uint64_t received; };
+  struct PeerAck {
+    std::uint32_t epoch;
+    std::uint64_t received;
+  };
   std::atomic<bool> ack_came_{false}, waits_for_ack_{false};
-  std::mutex mutex_;             // guards the three below
+  std::mutex mutex_;  // guards the three below
   std::vector<PeerAck> acks_;
   std::vector<std::function<void(Impl&)>> commands_;
   bool stopping_ = false;
@@ -492,9 +494,7 @@ void FdBridge::accept_wire(std::unique_ptr<Wire> wire, const Opening& request) {
 void FdBridge::drop_wire() {
   impl_->command([](Impl& impl) { impl.drop_wire(); });
 }
-void FdBridge::on_ack(std::uint32_t epoch, std::uint64_t received) {
-  impl_->ack_from_peer(epoch, received);
-}
+void FdBridge::on_ack(std::uint32_t epoch, std::uint64_t received) { impl_->ack_from_peer(epoch, received); }
 void FdBridge::on_peer_end(std::uint64_t final_offset) {
   impl_->command([final_offset](Impl& impl) { impl.peer_end(final_offset); });
 }

@@ -45,7 +45,7 @@ class FdBridge {
   void open_wire(std::unique_ptr<Wire> wire, std::uint32_t epoch, std::string ticket);
   // Accepter: `request` was read off the wire already. One with an old epoch is closed and nothing else happens.
   void accept_wire(std::unique_ptr<Wire> wire, const Opening& request);
-  void drop_wire();                                          // without on_wire_broken
+  void drop_wire();  // without on_wire_broken
   // From the link: ChannelAck, ChannelEnd.
   void on_ack(std::uint32_t epoch, std::uint64_t received);
   void on_peer_end(std::uint64_t final_offset);

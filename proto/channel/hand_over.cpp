@@ -43,8 +43,8 @@ Status parse_json_line(std::string_view word, std::string_view line, google::pro
   options.ignore_unknown_fields = true;  // of a newer peer
   const auto json = line.substr(word.size());
   if (auto status = google::protobuf::util::JsonStringToMessage({json.data(), json.size()}, &into, options); !status.ok())
-    return fail(Code::invalid_argument, "the line " + std::string(word) + "... on a channel's control connection is not JSON: " +
-                                            std::string(status.message()));
+    return fail(Code::invalid_argument,
+                "the line " + std::string(word) + "... on a channel's control connection is not JSON: " + std::string(status.message()));
   return {};
 }
 
@@ -85,8 +85,7 @@ Result<CountersMap> CountersMap::map(unique_fd fd) {
   return map;
 }
 
-CountersMap::CountersMap(CountersMap&& other) noexcept
-    : fd_(std::move(other.fd_)), counters_(std::exchange(other.counters_, nullptr)) {}
+CountersMap::CountersMap(CountersMap&& other) noexcept : fd_(std::move(other.fd_)), counters_(std::exchange(other.counters_, nullptr)) {}
 CountersMap& CountersMap::operator=(CountersMap&& other) noexcept {
   if (this != &other) {
     if (counters_) munmap(counters_, sizeof(Counters));
@@ -105,8 +104,7 @@ std::string format_take_request(std::string_view ticket) { return std::string(ta
 
 Result<std::string> parse_take_request(std::string_view line) {
   if (line.size() == take_request_bytes && line.substr(0, take_word.size()) == take_word && line.back() == '\n')
-    if (auto ticket = from_hex(line.substr(take_word.size(), 2 * ticket_bytes)); ticket && ticket->size() == ticket_bytes)
-      return *ticket;
+    if (auto ticket = from_hex(line.substr(take_word.size(), 2 * ticket_bytes)); ticket && ticket->size() == ticket_bytes) return *ticket;
   return fail(Code::invalid_argument, "what came is not a request for a channel (FLOTILLA-TAKE 1 and a ticket of 64 hexadecimal digits)");
 }
 
@@ -193,8 +191,7 @@ Status check_peer_uid(int socket) {
   if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
     return fail(errno_error(Code::permission_denied, "cannot tell who is at the other end of a unix socket"));
   if (peer.uid != geteuid())
-    return fail(Code::permission_denied, "user " + std::to_string(peer.uid) + " knocked at a socket of user " +
-                                             std::to_string(geteuid()));
+    return fail(Code::permission_denied, "user " + std::to_string(peer.uid) + " knocked at a socket of user " + std::to_string(geteuid()));
   return {};
 }
 
@@ -205,9 +202,10 @@ Result<unique_fd> connect_unix(const std::filesystem::path& path) {
   address.sun_family = AF_UNIX;
   const std::string& text = path.native();
   if (text.size() >= sizeof address.sun_path)
-    return fail(Code::invalid_argument, "the socket's path " + text + " is longer than the " +
-                                            std::to_string(sizeof address.sun_path - 1) + " bytes that Linux takes",
-                "set FLOTILLA_RUNTIME_DIR to a shorter one");
+    return fail(
+        Code::invalid_argument,
+        "the socket's path " + text + " is longer than the " + std::to_string(sizeof address.sun_path - 1) + " bytes that Linux takes",
+        "set FLOTILLA_RUNTIME_DIR to a shorter one");
   std::memcpy(address.sun_path, text.data(), text.size());
   unique_fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return fail(errno_error(Code::resource_exhausted, "cannot make a socket"));
@@ -216,8 +214,8 @@ Result<unique_fd> connect_unix(const std::filesystem::path& path) {
   return fd;
 }
 
-Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::string_view ticket,
-                                  std::chrono::milliseconds timeout, v1::Error* refusal) {
+Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::string_view ticket, std::chrono::milliseconds timeout,
+                                  v1::Error* refusal) {
   const auto deadline = Clock::now() + timeout;
   auto control = connect_unix(socket);
   if (!control) return fail(control.error());
@@ -229,8 +227,8 @@ Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::stri
     auto readable = wait_readable(control->get(), deadline);
     if (!readable) return fail(readable.error());
     if (!*readable)
-      return fail(Code::timeout, "nobody handed the channel over at " + socket.native() + " within " +
-                                     std::to_string(timeout.count()) + " ms");
+      return fail(Code::timeout,
+                  "nobody handed the channel over at " + socket.native() + " within " + std::to_string(timeout.count()) + " ms");
     // The first three bytes by themselves: what follows an OK is another message.
     auto part = receive_fds(control->get(), reply.size() < take_ok.size() ? take_ok.size() - reply.size() : 4096);
     if (!part) return fail(part.error());
@@ -246,7 +244,8 @@ Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::stri
     if (refusal) *refusal = *error;
     return fail(from_wire(*error));
   }
-  if (fds.size() != 2) return fail(Code::internal, "a channel was handed over with " + std::to_string(fds.size()) + " sockets instead of 2");
+  if (fds.size() != 2)
+    return fail(Code::internal, "a channel was handed over with " + std::to_string(fds.size()) + " sockets instead of 2");
   auto counters = CountersMap::map(std::move(fds[1]));
   if (!counters) return fail(counters.error());
   return TakenChannel{std::move(fds[0]), std::move(*counters), std::move(*control)};
@@ -266,8 +265,7 @@ Result<std::optional<v1::ExitReason>> read_end(int control, std::string& partial
     if (!*readable) return std::optional<v1::ExitReason>();
     auto part = receive_fds(control, 4096);
     if (!part) return fail(part.error());
-    if (part->bytes.empty())
-      return fail(Code::unavailable, "the process that gave the channel went away without a word");
+    if (part->bytes.empty()) return fail(Code::unavailable, "the process that gave the channel went away without a word");
     partial += part->bytes;
   }
 }

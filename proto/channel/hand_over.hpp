@@ -28,8 +28,8 @@ static_assert(sizeof(Counters) == 24 && std::atomic<std::uint64_t>::is_always_lo
 class CountersMap {
  public:
   CountersMap() = default;
-  static Result<CountersMap> create();              // a new memfd; fd() is what is handed over
-  static Result<CountersMap> map(unique_fd fd);     // one that was handed over; refuses a file that is too short
+  static Result<CountersMap> create();           // a new memfd; fd() is what is handed over
+  static Result<CountersMap> map(unique_fd fd);  // one that was handed over; refuses a file that is too short
   CountersMap(CountersMap&& other) noexcept;
   CountersMap& operator=(CountersMap&& other) noexcept;
   ~CountersMap();
@@ -51,9 +51,9 @@ constexpr std::size_t reply_line_limit = 256u << 10;     // an ExitReason's stde
 std::string format_take_request(std::string_view ticket);  // 32 bytes
 // The ticket (32 bytes). `line` is all take_request_bytes.
 Result<std::string> parse_take_request(std::string_view line);
-inline constexpr std::string_view take_ok = "OK\n";       // goes out with the two fds
-std::string format_take_error(const Error& error);         // "ERROR <JSON>\n"
-std::string format_end(const v1::ExitReason& exit);        // "END <JSON>\n"
+inline constexpr std::string_view take_ok = "OK\n";  // goes out with the two fds
+std::string format_take_error(const Error& error);   // "ERROR <JSON>\n"
+std::string format_end(const v1::ExitReason& exit);  // "END <JSON>\n"
 // A line without its newline: "ERROR <JSON>" -> the error, "END <JSON>" -> the reason. Anything else is an error.
 Result<v1::Error> parse_take_error(std::string_view line);
 Result<v1::ExitReason> parse_end(std::string_view line);
@@ -63,8 +63,8 @@ Result<v1::ExitReason> parse_end(std::string_view line);
 // One message with bytes and fds. The kernel duplicates the fds; the sender closes its own. Blocks only where the socket does.
 Status send_fds(int socket, std::string_view bytes, const std::vector<int>& fds);
 struct Received {
-  std::string bytes;             // empty: end of stream
-  std::vector<unique_fd> fds;    // close-on-exec
+  std::string bytes;           // empty: end of stream
+  std::vector<unique_fd> fds;  // close-on-exec
 };
 // At most `limit` bytes; bytes that came with fds come alone. errno EAGAIN is reported as Retry::yes.
 Result<Received> receive_fds(int socket, std::size_t limit);
@@ -74,14 +74,14 @@ Status check_peer_uid(int socket);
 // ---- the taker, blocking
 
 struct TakenChannel {
-  unique_fd fd;          // the byte stream, blocking mode
+  unique_fd fd;  // the byte stream, blocking mode
   CountersMap counters;
-  unique_fd control;     // kept as long as the channel is used: its end tells the giver that the client is gone
+  unique_fd control;  // kept as long as the channel is used: its end tells the giver that the client is gone
 };
 Result<unique_fd> connect_unix(const std::filesystem::path& socket);
 // `refusal`, if given, is filled in when the giver answered with ERROR: it may name the worker's end.
-Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::string_view ticket,
-                                  std::chrono::milliseconds timeout, v1::Error* refusal = nullptr);
+Result<TakenChannel> take_channel(const std::filesystem::path& socket, std::string_view ticket, std::chrono::milliseconds timeout,
+                                  v1::Error* refusal = nullptr);
 // Waits for the END line on `control`. nullopt: the time ran out. An error: the giver went away without a word.
 Result<std::optional<v1::ExitReason>> read_end(int control, std::string& partial, std::chrono::milliseconds timeout);
 

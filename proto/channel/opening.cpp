@@ -7,8 +7,8 @@ namespace {
 
 constexpr std::uint32_t magic = 0x464C4348;  // "FLCH"
 // Offsets of the fields.
-constexpr std::size_t at_magic = 0, at_version = 4, at_flags = 6, at_channel = 8, at_epoch = 16, at_reserved = 20,
-                      at_ticket = 24, at_received = 56;
+constexpr std::size_t at_magic = 0, at_version = 4, at_flags = 6, at_channel = 8, at_epoch = 16, at_reserved = 20, at_ticket = 24,
+                      at_received = 56;
 
 template <class T>
 void put(char* to, T value) {
@@ -37,8 +37,8 @@ std::array<char, opening_bytes> format_opening(const Opening& opening) {
 
 Result<Opening> parse_opening(std::string_view bytes) {
   if (bytes.size() != opening_bytes)
-    return fail(Code::invalid_argument, "a channel's opening has " + std::to_string(opening_bytes) + " bytes, not " +
-                                            std::to_string(bytes.size()));
+    return fail(Code::invalid_argument,
+                "a channel's opening has " + std::to_string(opening_bytes) + " bytes, not " + std::to_string(bytes.size()));
   const char* from = bytes.data();
   if (get<std::uint32_t>(from + at_magic) != magic)
     return fail(Code::invalid_argument, "what came on a channel's connection is not a channel's opening");

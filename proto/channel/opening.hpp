@@ -21,10 +21,10 @@ constexpr std::uint16_t opening_refused = 2;  // with opening_answer: there is n
 
 struct Opening {
   std::uint16_t flags = 0;
-  std::uint64_t channel = 0;                    // = job id
-  std::uint32_t epoch = 0;                      // counts the openings of this channel, from 1
-  std::array<char, ticket_bytes> ticket{};      // announced to the hub by ExpectChannel; the answer repeats it
-  std::uint64_t received = 0;                   // bytes of the stream that the sender of this header has
+  std::uint64_t channel = 0;                // = job id
+  std::uint32_t epoch = 0;                  // counts the openings of this channel, from 1
+  std::array<char, ticket_bytes> ticket{};  // announced to the hub by ExpectChannel; the answer repeats it
+  std::uint64_t received = 0;               // bytes of the stream that the sender of this header has
   bool operator==(const Opening&) const = default;
 };
 

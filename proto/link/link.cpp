@@ -225,7 +225,7 @@ class BaseLink : public Link {
     std::size_t bytes;
   };
   std::deque<Waiting> queue_;
-  v1::Frame outgoing_;           // the one in flight
+  v1::Frame outgoing_;  // the one in flight
   std::size_t outgoing_bytes_ = 0;
   bool start_posted_ = false;
   v1::Frame incoming_;
@@ -429,9 +429,7 @@ class Server::Impl final : public v1::LinkService::CallbackService {
 Server::Server(boost::asio::io_context& io, Handlers handlers, Keepalive keepalive)
     : impl_(std::make_unique<Impl>(io, std::move(handlers), keepalive)) {}
 Server::~Server() = default;
-Result<int> Server::listen_tls(const std::string& address, const TlsIdentity& identity) {
-  return impl_->listen_tls(address, identity);
-}
+Result<int> Server::listen_tls(const std::string& address, const TlsIdentity& identity) { return impl_->listen_tls(address, identity); }
 void Server::add_fd(unique_fd fd) { impl_->add_fd(std::move(fd)); }
 
 LinkPtr connect_fd(boost::asio::io_context& io, unique_fd fd, Handlers handlers, Keepalive keepalive) {
@@ -442,8 +440,8 @@ LinkPtr connect_fd(boost::asio::io_context& io, unique_fd fd, Handlers handlers,
   return start_client(io, std::move(handlers), std::move(channel));
 }
 
-LinkPtr connect_tls(boost::asio::io_context& io, const std::string& address, const std::string& server_name,
-                    const TlsIdentity& identity, Handlers handlers, Keepalive keepalive) {
+LinkPtr connect_tls(boost::asio::io_context& io, const std::string& address, const std::string& server_name, const TlsIdentity& identity,
+                    Handlers handlers, Keepalive keepalive) {
   grpc::SslCredentialsOptions options;
   options.pem_root_certs = identity.ca;
   options.pem_cert_chain = identity.chain;

@@ -56,8 +56,8 @@ class Link : public std::enable_shared_from_this<Link> {
 
 // PEM texts for mutual TLS.
 struct TlsIdentity {
-  std::string ca;           // certificates that the peer's chain must lead to
-  std::string chain;        // own certificate, then the intermediate ones
+  std::string ca;     // certificates that the peer's chain must lead to
+  std::string chain;  // own certificate, then the intermediate ones
   std::string private_key;
 };
 
@@ -83,7 +83,7 @@ class Server {
 // The lower side. Never blocks; a failure shows as on_closed.
 LinkPtr connect_fd(boost::asio::io_context& io, unique_fd fd, Handlers handlers, Keepalive keepalive);
 // `server_name` is what the server's certificate says (DNS name), whatever the address is.
-LinkPtr connect_tls(boost::asio::io_context& io, const std::string& address, const std::string& server_name,
-                    const TlsIdentity& identity, Handlers handlers, Keepalive keepalive);
+LinkPtr connect_tls(boost::asio::io_context& io, const std::string& address, const std::string& server_name, const TlsIdentity& identity,
+                    Handlers handlers, Keepalive keepalive);
 
 }  // namespace flotilla::link

@@ -19,10 +19,10 @@ namespace flotilla::tls {
 namespace {
 
 constexpr std::int64_t day_s = 24 * 3600;
-constexpr std::int64_t backdate_s = day_s;              // clocks of nodes are off by hours at times
-constexpr std::int64_t ca_lifetime_s = 3650 * day_s;    // as long as an instance is likely to be used
-constexpr std::int64_t hub_lifetime_s = 365 * day_s;    // renewed with each start of a hub
-constexpr std::int64_t pilot_margin_s = 2 * day_s;      // beyond its own time: clocks again
+constexpr std::int64_t backdate_s = day_s;            // clocks of nodes are off by hours at times
+constexpr std::int64_t ca_lifetime_s = 3650 * day_s;  // as long as an instance is likely to be used
+constexpr std::int64_t hub_lifetime_s = 365 * day_s;  // renewed with each start of a hub
+constexpr std::int64_t pilot_margin_s = 2 * day_s;    // beyond its own time: clocks again
 constexpr std::size_t hub_id_limit = 40;
 
 template <auto Free>
@@ -81,8 +81,7 @@ Status add_extension(X509* certificate, X509* issuer, int nid, const std::string
   X509V3_set_ctx_nodb(&context);
   X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
   ExtensionPtr extension(X509V3_EXT_conf_nid(nullptr, &context, nid, value.c_str()));
-  if (!extension || X509_add_ext(certificate, extension.get(), -1) != 1)
-    return openssl_error("put '" + value + "' into a certificate");
+  if (!extension || X509_add_ext(certificate, extension.get(), -1) != 1) return openssl_error("put '" + value + "' into a certificate");
   return {};
 }
 
@@ -131,11 +130,11 @@ Result<Issued> issue(const Wanted& wanted, const Authority* issuer, std::int64_t
   X509_NAME* name = X509_get_subject_name(subject);
   if (!serial_set || X509_set_version(subject, X509_VERSION_3) != 1 ||
       X509_NAME_add_entry_by_txt(name, "O", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("Flotilla"), -1, -1, 0) != 1 ||
-      X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC,
-                                 reinterpret_cast<const unsigned char*>(wanted.common_name.c_str()), -1, -1, 0) != 1 ||
+      X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(wanted.common_name.c_str()), -1, -1, 0) !=
+          1 ||
       X509_set_issuer_name(subject, X509_get_subject_name(signer)) != 1 ||
-      !ASN1_TIME_set(X509_getm_notBefore(subject), now_s - backdate_s) ||
-      !ASN1_TIME_set(X509_getm_notAfter(subject), wanted.until_s) || X509_set_pubkey(subject, key.get()) != 1)
+      !ASN1_TIME_set(X509_getm_notBefore(subject), now_s - backdate_s) || !ASN1_TIME_set(X509_getm_notAfter(subject), wanted.until_s) ||
+      X509_set_pubkey(subject, key.get()) != 1)
     return openssl_error("fill in a certificate");
   // Nothing outlives what vouches for it.
   if (issuer && ASN1_TIME_compare(X509_get0_notAfter(subject), X509_get0_notAfter(signer)) > 0 &&
@@ -157,10 +156,9 @@ Result<Issued> issue(const Wanted& wanted, const Authority* issuer, std::int64_t
 }
 
 Status check_hub_id(std::string_view hub_id) {
-  const bool good = !hub_id.empty() && hub_id.size() <= hub_id_limit && hub_id.front() != '-' && hub_id.back() != '-' &&
-                    std::all_of(hub_id.begin(), hub_id.end(), [](char c) {
-                      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
-                    });
+  const bool good =
+      !hub_id.empty() && hub_id.size() <= hub_id_limit && hub_id.front() != '-' && hub_id.back() != '-' &&
+      std::all_of(hub_id.begin(), hub_id.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
   if (!good)
     return fail(Code::invalid_argument,
                 "'" + std::string(hub_id) + "' cannot be a hub's id: 1 to 40 of a-z, 0-9 and, not at its ends, '-'");
@@ -194,8 +192,7 @@ Result<Authority> issue_intermediate(const Authority& ca, std::string_view hub_i
   return Authority{std::move(issued->certificate), std::move(issued->key)};
 }
 
-Result<link::TlsIdentity> issue_server(const Authority& hub, std::string_view root, std::string_view hub_id,
-                                       std::int64_t now_ms) {
+Result<link::TlsIdentity> issue_server(const Authority& hub, std::string_view root, std::string_view hub_id, std::int64_t now_ms) {
   if (auto ok = check_hub_id(hub_id); !ok) return fail(ok.error());
   const std::int64_t now_s = now_ms / 1000;
   auto issued = issue({"server",

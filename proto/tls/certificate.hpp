@@ -26,8 +26,7 @@ Result<Authority> make_ca(std::string_view instance, std::int64_t now_ms);
 Result<Authority> issue_intermediate(const Authority& ca, std::string_view hub_id, std::int64_t now_ms);
 
 // What the hub itself shows: a server's certificate for server_name(hub_id). `root` is the CA's certificate.
-Result<link::TlsIdentity> issue_server(const Authority& hub, std::string_view root, std::string_view hub_id,
-                                       std::int64_t now_ms);
+Result<link::TlsIdentity> issue_server(const Authority& hub, std::string_view root, std::string_view hub_id, std::int64_t now_ms);
 // What the nodes of a pilot show: a client's certificate with the URI of the pilot. Its key is the pilot's join secret.
 // `lifetime_ms`: 0 = as long as the hub's own.
 Result<link::TlsIdentity> issue_pilot(const Authority& hub, std::string_view root, PilotId pilot, std::int64_t lifetime_ms,

@@ -21,9 +21,7 @@ tl::unexpected<Error> openssl_error(const std::string& doing) {
 }
 
 using BioPtr = std::unique_ptr<BIO, decltype(&BIO_free_all)>;
-BioPtr memory(std::string_view text) {
-  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())), BIO_free_all);
-}
+BioPtr memory(std::string_view text) { return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())), BIO_free_all); }
 
 Status load(SSL_CTX* context, const link::TlsIdentity& identity) {
   auto roots = memory(identity.ca);
@@ -40,8 +38,7 @@ Status load(SSL_CTX* context, const link::TlsIdentity& identity) {
   auto chain = memory(identity.chain);
   bool first = true;
   while (X509* certificate = PEM_read_bio_X509(chain.get(), nullptr, nullptr, nullptr)) {
-    const bool used = first ? SSL_CTX_use_certificate(context, certificate) == 1
-                            : SSL_CTX_add1_chain_cert(context, certificate) == 1;
+    const bool used = first ? SSL_CTX_use_certificate(context, certificate) == 1 : SSL_CTX_add1_chain_cert(context, certificate) == 1;
     X509_free(certificate);
     if (!used) return openssl_error("use our certificate");
     first = false;
@@ -65,8 +62,8 @@ Result<ContextPtr> make_context(Role role, const link::TlsIdentity& identity) {
   if (!context) return openssl_error("set up TLS");
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
-  SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_AUTO_RETRY |
-                                      SSL_MODE_RELEASE_BUFFERS);
+  SSL_CTX_set_mode(context.get(),
+                   SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_AUTO_RETRY | SSL_MODE_RELEASE_BUFFERS);
   // A data connection is made once: no tickets, no renegotiation.
   SSL_CTX_set_options(context.get(), SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_ENABLE_KTLS);
   SSL_CTX_set_num_tickets(context.get(), 0);
@@ -107,14 +104,10 @@ Step Stream::step_of(int result) {
   const int saved = errno;
   const int kind = SSL_get_error(ssl_.get(), result);
   switch (kind) {
-    case SSL_ERROR_WANT_READ:
-      return Step::want_read;
-    case SSL_ERROR_WANT_WRITE:
-      return Step::want_write;
-    case SSL_ERROR_ZERO_RETURN:
-      return Step::ended;
-    default:
-      break;
+    case SSL_ERROR_WANT_READ: return Step::want_read;
+    case SSL_ERROR_WANT_WRITE: return Step::want_write;
+    case SSL_ERROR_ZERO_RETURN: return Step::ended;
+    default: break;
   }
   if (const long verified = SSL_get_verify_result(ssl_.get()); verified != X509_V_OK) {
     cause_ = std::string("the other side's certificate is not good: ") + X509_verify_cert_error_string(verified);

@@ -36,15 +36,15 @@ class Stream {
   ~Stream();
 
   int fd() const { return fd_.get(); }
-  Step handshake();                               // done: the peer is who it must be
+  Step handshake();  // done: the peer is who it must be
   // Blocks (poll) until the handshake is over or the time is.
   Status handshake_within(std::chrono::milliseconds limit);
-  Moved read(void* to, std::size_t size);         // ended: the peer has finished its direction
+  Moved read(void* to, std::size_t size);  // ended: the peer has finished its direction
   Moved write(const void* from, std::size_t size);
-  Step finish();                                  // our direction ends; reading goes on
+  Step finish();  // our direction ends; reading goes on
   // read() may have bytes that poll() does not see: read again before waiting.
   bool pending() const { return !drained_; }
-  std::string peer_uri() const;                   // in the peer's certificate, empty = none
+  std::string peer_uri() const;                        // in the peer's certificate, empty = none
   const std::string& cause() const { return cause_; }  // of the last `failed`
 
  private:

@@ -41,12 +41,13 @@ void call(int fd, std::vector<char>& data, std::uint64_t there, std::uint64_t ba
   // One write for request and data, as a message of a worker is.
   bench::Request request{there, back};
   std::memcpy(data.data(), &request, sizeof request);
-  if (!bench::write_all(fd, data.data(), sizeof request + there) || !bench::read_all(fd, data.data(), back)) bench::die("the worker is gone");
+  if (!bench::write_all(fd, data.data(), sizeof request + there) || !bench::read_all(fd, data.data(), back))
+    bench::die("the worker is gone");
 }
 
 void measure_calls(int fd) {
   std::vector<char> data(sizeof(bench::Request) + (64u << 20));
-  constexpr double least = 0.7;          // seconds for one figure
+  constexpr double least = 0.7;  // seconds for one figure
   for (const std::uint64_t size : {1ull, 1024ull, 16ull << 10, 64ull << 10}) {
     for (int i = 0; i < 200; ++i) call(fd, data, size, size);
     std::vector<double> times;
@@ -139,7 +140,8 @@ int commands(const std::vector<std::string>& words) {
       daemon.submit(spec).wait();
       alone.push_back(seconds_since(one) * 1e3);
     }
-    std::printf("{\"what\": \"one command, submit to result\", \"p50_ms\": %.3f, \"p99_ms\": %.3f}\n", percentile(alone, 0.5), percentile(alone, 0.99));
+    std::printf("{\"what\": \"one command, submit to result\", \"p50_ms\": %.3f, \"p99_ms\": %.3f}\n", percentile(alone, 0.5),
+                percentile(alone, 0.99));
   }
   std::printf("{\"what\": \"commands\", \"per_s\": %.1f, \"count\": %d}\n", count / took, count);
   return 0;
@@ -178,7 +180,8 @@ int main(int argc, char** argv) {
     return 1;
   }
   if (code == 2)
-    std::fprintf(stderr, "usage: bench_driver calls direct WORKER | calls tunnel HOST PORT | calls flotilla LABEL WORKER\n"
-                         "       bench_driver commands spawn N | commands flotilla N | typed N COMMAND...\n");
+    std::fprintf(stderr,
+                 "usage: bench_driver calls direct WORKER | calls tunnel HOST PORT | calls flotilla LABEL WORKER\n"
+                 "       bench_driver commands spawn N | commands flotilla N | typed N COMMAND...\n");
   return code;
 }

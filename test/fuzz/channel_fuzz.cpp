@@ -89,7 +89,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   if (const auto ticket = parse_take_request(input)) require(ticket->size() == ticket_bytes);
   (void)parse_take_error(input);
-  if (const auto end = parse_end(input)) require(parse_end(std::string_view(format_end(*end)).substr(0, format_end(*end).size() - 1)).has_value());
+  if (const auto end = parse_end(input))
+    require(parse_end(std::string_view(format_end(*end)).substr(0, format_end(*end).size() - 1)).has_value());
   drive(input);
   return 0;
 }

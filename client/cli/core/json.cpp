@@ -183,12 +183,9 @@ std::string json_string(std::string_view text) {
     }
     // Refused: forms that are longer than needed, surrogates, what lies beyond Unicode.
     if (good)
-      good = code >= (length == 2 ? 0x80u : length == 3 ? 0x800u : 0x10000u) && code <= 0x10FFFFu &&
-             !(code >= 0xD800u && code <= 0xDFFFu);
-    if (good)
-      out.append(text.substr(i, length)), i += length;
-    else
-      out += replacement, ++i;
+      good = code >= (length == 2 ? 0x80u : length == 3 ? 0x800u : 0x10000u) && code <= 0x10FFFFu && !(code >= 0xD800u && code <= 0xDFFFu);
+    if (good) out.append(text.substr(i, length)), i += length;
+    else out += replacement, ++i;
   }
   return out + "\"";
 }

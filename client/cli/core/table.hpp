@@ -10,11 +10,11 @@ enum class Align { left, right };
 struct Column {
   std::string title;
   Align align = Align::left;
-  bool elastic = false;   // the one that is cut when a line is too long for the terminal
+  bool elastic = false;  // the one that is cut when a line is too long for the terminal
 };
 struct Cell {
   std::string text;
-  const char* colour = "";   // an escape sequence, or ""
+  const char* colour = "";  // an escape sequence, or ""
   Cell() = default;
   Cell(std::string value, const char* shade = "") : text(std::move(value)), colour(shade) {}  // implicit: rows are lists of text
   Cell(const char* value) : text(value) {}
@@ -23,7 +23,7 @@ struct Cell {
 struct Look {
   bool terminal = false;
   bool colour = false;
-  std::size_t columns = 0;   // of the terminal; 0 = not known
+  std::size_t columns = 0;  // of the terminal; 0 = not known
 };
 
 std::string format_table(const std::vector<Column>& columns, const std::vector<std::vector<Cell>>& rows, const Look& look);

@@ -7,7 +7,7 @@ namespace {
 constexpr char escape = '\033';
 constexpr char ctrl_p = '\020';
 constexpr char ctrl_q = '\021';
-constexpr int wrap_mode = 7, cursor_mode = 25;            // on in a fresh terminal
+constexpr int wrap_mode = 7, cursor_mode = 25;  // on in a fresh terminal
 constexpr std::size_t longest_parameters = 64;
 }  // namespace
 
@@ -45,10 +45,8 @@ void TerminalModes::feed(std::string_view output) {
             char* end = nullptr;
             const int number = static_cast<int>(std::strtol(text, &end, 10));
             const bool normally_on = number == wrap_mode || number == cursor_mode;
-            if (normally_on)
-              c == 'l' ? (void)off_.insert(number) : (void)off_.erase(number);
-            else
-              c == 'h' ? (void)on_.insert(number) : (void)on_.erase(number);
+            if (normally_on) c == 'l' ? (void)off_.insert(number) : (void)off_.erase(number);
+            else c == 'h' ? (void)on_.insert(number) : (void)on_.erase(number);
             text = *end == ';' ? end + 1 : end;
           }
         }
@@ -73,10 +71,8 @@ bool DetachKeys::feed(std::string_view typed, std::string& out) {
       if (c == ctrl_q) return true;
       out += ctrl_p;
     }
-    if (c == ctrl_p)
-      held_ = true;
-    else
-      out += c;
+    if (c == ctrl_p) held_ = true;
+    else out += c;
   }
   return false;
 }

@@ -18,7 +18,7 @@ class TerminalModes {
   enum class At { text, escape, bracket, mode };
   At at_ = At::text;
   std::string digits_;
-  std::set<int> on_, off_;   // private modes (CSI ? n h / l) that differ from a fresh terminal
+  std::set<int> on_, off_;  // private modes (CSI ? n h / l) that differ from a fresh terminal
   bool coloured_ = false;
 };
 

@@ -15,8 +15,8 @@ constexpr std::int64_t second = 1000;
 constexpr std::int64_t minute = 60 * second;
 constexpr std::int64_t hour = 60 * minute;
 constexpr std::int64_t day = 24 * hour;
-constexpr std::int64_t longest_ms = 36525 * day;     // 100 years: what is longer is a slip of the pen
-constexpr double largest_size = 9.0e18;              // fits into 63 bits
+constexpr std::int64_t longest_ms = 36525 * day;  // 100 years: what is longer is a slip of the pen
+constexpr double largest_size = 9.0e18;           // fits into 63 bits
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -56,12 +56,11 @@ std::int64_t duration_unit(std::string_view word) {
     std::string_view name;
     std::int64_t ms;
   };
-  static constexpr std::array units{
-      Unit{"ms", 1},          Unit{"s", second},     Unit{"sec", second},   Unit{"second", second},
-      Unit{"seconds", second}, Unit{"m", minute},    Unit{"min", minute},   Unit{"minute", minute},
-      Unit{"minutes", minute}, Unit{"h", hour},      Unit{"hour", hour},    Unit{"hours", hour},
-      Unit{"d", day},         Unit{"day", day},      Unit{"days", day},     Unit{"w", 7 * day},
-      Unit{"week", 7 * day},  Unit{"weeks", 7 * day}};
+  static constexpr std::array units{Unit{"ms", 1},           Unit{"s", second},     Unit{"sec", second}, Unit{"second", second},
+                                    Unit{"seconds", second}, Unit{"m", minute},     Unit{"min", minute}, Unit{"minute", minute},
+                                    Unit{"minutes", minute}, Unit{"h", hour},       Unit{"hour", hour},  Unit{"hours", hour},
+                                    Unit{"d", day},          Unit{"day", day},      Unit{"days", day},   Unit{"w", 7 * day},
+                                    Unit{"week", 7 * day},   Unit{"weeks", 7 * day}};
   const std::string name = lower(word);
   for (const auto& unit : units)
     if (unit.name == name) return unit.ms;
@@ -69,8 +68,7 @@ std::int64_t duration_unit(std::string_view word) {
 }
 
 tl::unexpected<Error> bad_duration(std::string_view text, const std::string& why) {
-  return fail(Code::invalid_argument, "'" + std::string(text) + "' is no duration: " + why,
-              "write it like 90s, 10min, 2h30m or 1d");
+  return fail(Code::invalid_argument, "'" + std::string(text) + "' is no duration: " + why, "write it like 90s, 10min, 2h30m or 1d");
 }
 
 // "1:30:00" and "02:30".
@@ -101,12 +99,12 @@ struct SignalName {
   int number;
 };
 constexpr std::array signal_names{
-    SignalName{"HUP", SIGHUP},   SignalName{"INT", SIGINT},     SignalName{"QUIT", SIGQUIT}, SignalName{"ILL", SIGILL},
-    SignalName{"TRAP", SIGTRAP}, SignalName{"ABRT", SIGABRT},   SignalName{"BUS", SIGBUS},   SignalName{"FPE", SIGFPE},
-    SignalName{"KILL", SIGKILL}, SignalName{"USR1", SIGUSR1},   SignalName{"SEGV", SIGSEGV}, SignalName{"USR2", SIGUSR2},
-    SignalName{"PIPE", SIGPIPE}, SignalName{"ALRM", SIGALRM},   SignalName{"TERM", SIGTERM}, SignalName{"CHLD", SIGCHLD},
-    SignalName{"CONT", SIGCONT}, SignalName{"STOP", SIGSTOP},   SignalName{"TSTP", SIGTSTP}, SignalName{"TTIN", SIGTTIN},
-    SignalName{"TTOU", SIGTTOU}, SignalName{"URG", SIGURG},     SignalName{"XCPU", SIGXCPU}, SignalName{"XFSZ", SIGXFSZ},
+    SignalName{"HUP", SIGHUP},     SignalName{"INT", SIGINT},   SignalName{"QUIT", SIGQUIT}, SignalName{"ILL", SIGILL},
+    SignalName{"TRAP", SIGTRAP},   SignalName{"ABRT", SIGABRT}, SignalName{"BUS", SIGBUS},   SignalName{"FPE", SIGFPE},
+    SignalName{"KILL", SIGKILL},   SignalName{"USR1", SIGUSR1}, SignalName{"SEGV", SIGSEGV}, SignalName{"USR2", SIGUSR2},
+    SignalName{"PIPE", SIGPIPE},   SignalName{"ALRM", SIGALRM}, SignalName{"TERM", SIGTERM}, SignalName{"CHLD", SIGCHLD},
+    SignalName{"CONT", SIGCONT},   SignalName{"STOP", SIGSTOP}, SignalName{"TSTP", SIGTSTP}, SignalName{"TTIN", SIGTTIN},
+    SignalName{"TTOU", SIGTTOU},   SignalName{"URG", SIGURG},   SignalName{"XCPU", SIGXCPU}, SignalName{"XFSZ", SIGXFSZ},
     SignalName{"WINCH", SIGWINCH}, SignalName{"SYS", SIGSYS}};
 
 std::string number_text(double value) {
@@ -150,8 +148,7 @@ Result<std::int64_t> parse_duration(std::string_view text) {
 
 Result<std::int64_t> parse_size(std::string_view text) {
   const auto bad = [&](const std::string& why) {
-    return fail(Code::invalid_argument, "'" + std::string(text) + "' is no size: " + why,
-                "write it like 4096, 64k, 10MiB or 1.5G");
+    return fail(Code::invalid_argument, "'" + std::string(text) + "' is no size: " + why, "write it like 4096, 64k, 10MiB or 1.5G");
   };
   std::string_view rest = trim(text);
   if (rest.empty()) return bad("nothing is given");
@@ -186,8 +183,7 @@ Result<int> parse_signal(std::string_view text) {
   if (name.rfind("SIG", 0) == 0) name.erase(0, 3);
   for (const auto& known : signal_names)
     if (name == known.name) return known.number;
-  return fail(Code::invalid_argument, "there is no signal '" + std::string(text) + "'",
-              "use a name such as INT, TERM, USR1 or a number");
+  return fail(Code::invalid_argument, "there is no signal '" + std::string(text) + "'", "use a name such as INT, TERM, USR1 or a number");
 }
 
 std::string format_signal(int number) {
@@ -198,8 +194,7 @@ std::string format_signal(int number) {
 
 Result<std::pair<std::string, std::string>> parse_assignment(std::string_view text) {
   const std::size_t at = text.find('=');
-  if (at == std::string_view::npos)
-    return fail(Code::invalid_argument, "'" + std::string(text) + "' is no KEY=VALUE: the '=' is missing");
+  if (at == std::string_view::npos) return fail(Code::invalid_argument, "'" + std::string(text) + "' is no KEY=VALUE: the '=' is missing");
   const std::string_view key = text.substr(0, at);
   bool good = !key.empty() && !(key[0] >= '0' && key[0] <= '9');
   for (const char c : key) good = good && (c == '_' || (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z'));
@@ -292,10 +287,8 @@ std::string printable(std::string_view text, std::size_t columns) {
     for (std::size_t k = 1; good && k < length; ++k) good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
     // U+0080 to U+009F are control characters too (0x9B starts an escape sequence on some terminals).
     if (good && lead == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0) good = false;
-    if (good)
-      out.append(text.substr(i, length)), i += length;
-    else
-      out += '?', ++i;
+    if (good) out.append(text.substr(i, length)), i += length;
+    else out += '?', ++i;
   }
   while (!out.empty() && out.back() == ' ') out.pop_back();
   if (columns == 0 || width(out) <= columns) return out;
@@ -359,10 +352,8 @@ std::string shell_quote(std::string_view word) {
   if (plain) return std::string(word);
   std::string out = "'";
   for (const char c : word) {
-    if (c == '\'')
-      out += "'\\''";
-    else
-      out += c;
+    if (c == '\'') out += "'\\''";
+    else out += c;
   }
   return out + "'";
 }

@@ -42,17 +42,17 @@ inline constexpr Duration no_limit = Duration::max();
 // ---- how things end --------------------------------------------------------------------------------
 
 enum class ExitKind {
-  none = 0,            // has not ended
-  exited = 1,          // `code`
-  signaled = 2,        // `signal`
+  none = 0,      // has not ended
+  exited = 1,    // `code`
+  signaled = 2,  // `signal`
   time_limit = 3,
   canceled = 4,
   queue_timeout = 5,
-  start_timeout = 6,   // a worker did not connect in time
-  start_failed = 7,    // could not be started at all
+  start_timeout = 6,  // a worker did not connect in time
+  start_failed = 7,   // could not be started at all
   pilot_lost = 8,
-  pilot_ended = 9,     // its time was up, or it was stopped
-  client_gone = 10,    // a worker's client went away
+  pilot_ended = 9,   // its time was up, or it was stopped
+  client_gone = 10,  // a worker's client went away
   refused = 11,
 };
 
@@ -60,8 +60,8 @@ struct ExitReason {
   ExitKind kind = ExitKind::none;
   int code = 0;
   int signal = 0;
-  std::string message;       // one sentence: "worker gravity_worker on node1 was killed by signal 11 (SIGSEGV)"
-  std::string stderr_tail;   // the last lines
+  std::string message;      // one sentence: "worker gravity_worker on node1 was killed by signal 11 (SIGSEGV)"
+  std::string stderr_tail;  // the last lines
   std::string host;
   bool core_dumped = false;
   bool ok() const { return kind == ExitKind::exited && code == 0; }
@@ -94,11 +94,11 @@ class FLOTILLA_API FlotillaError : public std::runtime_error {
  public:
   struct Details {
     ErrorCode code = ErrorCode::internal;
-    std::string message;                // names the thing and the cause
-    std::string hint;                   // the next step, often a command
-    bool retry = false;                 // the same call may succeed later
-    std::vector<std::string> faults;    // all that is wrong with a description
-    std::optional<ExitReason> exit;     // how the worker or job ended
+    std::string message;              // names the thing and the cause
+    std::string hint;                 // the next step, often a command
+    bool retry = false;               // the same call may succeed later
+    std::vector<std::string> faults;  // all that is wrong with a description
+    std::optional<ExitReason> exit;   // how the worker or job ended
   };
   explicit FlotillaError(Details details);
   ~FlotillaError() override;
@@ -114,17 +114,17 @@ class FLOTILLA_API FlotillaError : public std::runtime_error {
   std::shared_ptr<const Details> details_;
 };
 
-#define FLOTILLA_ERROR(name)                    \
+#define FLOTILLA_ERROR(name)                       \
   class FLOTILLA_API name : public FlotillaError { \
-   public:                                      \
-    using FlotillaError::FlotillaError;         \
-    ~name() override;                           \
+   public:                                         \
+    using FlotillaError::FlotillaError;            \
+    ~name() override;                              \
   }
-FLOTILLA_ERROR(InvalidArgumentError);       // what was asked for can never be right; faults() lists all
+FLOTILLA_ERROR(InvalidArgumentError);  // what was asked for can never be right; faults() lists all
 FLOTILLA_ERROR(NotFoundError);
 FLOTILLA_ERROR(AlreadyExistsError);
-FLOTILLA_ERROR(FailedPreconditionError);    // right in itself, not in the present state
-FLOTILLA_ERROR(UnavailableError);           // a machine or process cannot be reached
+FLOTILLA_ERROR(FailedPreconditionError);  // right in itself, not in the present state
+FLOTILLA_ERROR(UnavailableError);         // a machine or process cannot be reached
 FLOTILLA_ERROR(PermissionDeniedError);
 FLOTILLA_ERROR(AuthenticationFailedError);
 FLOTILLA_ERROR(HostKeyUnknownError);
@@ -134,80 +134,80 @@ FLOTILLA_ERROR(CanceledError);
 FLOTILLA_ERROR(UnsupportedError);
 FLOTILLA_ERROR(ResourceExhaustedError);
 FLOTILLA_ERROR(VersionMismatchError);
-FLOTILLA_ERROR(WorkerFailedError);          // a code worker did not start, or died; exit() says how
-FLOTILLA_ERROR(JobFailedError);             // exit() says how
-FLOTILLA_ERROR(InternalError);              // a defect of Flotilla
+FLOTILLA_ERROR(WorkerFailedError);  // a code worker did not start, or died; exit() says how
+FLOTILLA_ERROR(JobFailedError);     // exit() says how
+FLOTILLA_ERROR(InternalError);      // a defect of Flotilla
 #undef FLOTILLA_ERROR
 
 // ---- descriptions ------------------------------------------------------------------------------------
 
 struct ResourceSpec {
   std::string name;
-  std::string location;                  // user@host:port; empty = this machine
-  std::string driver;                    // "local", "ssh"; empty = local without a location, else ssh
-  std::string gateway;                   // name of the resource that the connection goes through
+  std::string location;  // user@host:port; empty = this machine
+  std::string driver;    // "local", "ssh"; empty = local without a location, else ssh
+  std::string gateway;   // name of the resource that the connection goes through
   std::string scratch_dir;
   std::map<std::string, std::string> env;
-  std::vector<std::string> setup;        // shell lines, run once before each pilot
-  std::string transport;                 // "libssh" (default) or "openssh"
-  std::vector<std::string> hosts;        // nodes that the front end reaches by its own ssh; none = the front end itself
+  std::vector<std::string> setup;  // shell lines, run once before each pilot
+  std::string transport;           // "libssh" (default) or "openssh"
+  std::vector<std::string> hosts;  // nodes that the front end reaches by its own ssh; none = the front end itself
   std::map<std::string, std::string> options;
   bool debug = false;
-  Duration setup_timeout{0};             // for all lines of setup together; 0 = 10 minutes
+  Duration setup_timeout{0};  // for all lines of setup together; 0 = 10 minutes
 };
 
 struct PilotSpec {
   std::string resource;
   unsigned node_count = 1;
-  unsigned slots_per_node = 0;           // 0 = the node's processors
-  Duration time{0};                      // the pilot ends by itself after this; 0 = no limit
+  unsigned slots_per_node = 0;  // 0 = the node's processors
+  Duration time{0};             // the pilot ends by itself after this; 0 = no limit
   std::string label;
   std::map<std::string, std::string> options;
-  Duration idle{0};                      // ends after this long without a job; 0 = as configured, negative = never
-  Duration cutoff{0};                    // ends after this long without a link; 0 = as configured
+  Duration idle{0};    // ends after this long without a job; 0 = as configured, negative = never
+  Duration cutoff{0};  // ends after this long without a link; 0 = as configured
   bool debug = false;
 };
 
 // Laid into the job's folder before it starts. Sent once, and kept by content.
 struct InputFile {
-  std::string path;                      // here; empty: `content` is what is sent
-  std::string name;                      // in the job's folder; empty = the last part of `path`
+  std::string path;  // here; empty: `content` is what is sent
+  std::string name;  // in the job's folder; empty = the last part of `path`
   std::string content;
-  unsigned mode = 0;                     // permission bits; 0 = those of the file, or 0644
+  unsigned mode = 0;  // permission bits; 0 = those of the file, or 0644
 };
 
 // What commands and workers have in common; descriptions below repeat it so that they can be written in one go.
 struct CommandSpec {
-  std::vector<std::string> argv;         // argv[0] is looked up in PATH of the job's environment
+  std::vector<std::string> argv;  // argv[0] is looked up in PATH of the job's environment
   std::string name;
-  std::string label;                     // empty = any pilot; else the pilot's label or its resource's name
+  std::string label;  // empty = any pilot; else the pilot's label or its resource's name
   unsigned processes = 1;
-  unsigned threads = 1;                  // per process; slots = processes x threads
+  unsigned threads = 1;  // per process; slots = processes x threads
   std::map<std::string, std::string> env;
-  std::string working_folder;            // on the node; empty = here, on this machine; elsewhere a private folder
-  std::vector<InputFile> files;          // if any, or private_folder: runs in a private folder
+  std::string working_folder;    // on the node; empty = here, on this machine; elsewhere a private folder
+  std::vector<InputFile> files;  // if any, or private_folder: runs in a private folder
   bool private_folder = false;
   std::string standard_input;
-  bool open_input = false;               // more input comes by Attachment::write
-  std::string stdout_file;               // on the node; empty = kept by the daemon
+  bool open_input = false;  // more input comes by Attachment::write
+  std::string stdout_file;  // on the node; empty = kept by the daemon
   std::string stderr_file;
   bool merge_stderr = false;
   Duration time_limit{0};
   Duration queue_timeout{0};
-  Duration kill_grace{0};                // between TERM and KILL; 0 = 5 s
-  std::uint64_t pilot = 0;               // only this pilot
-  bool debug = false;                    // the private folder is kept
+  Duration kill_grace{0};   // between TERM and KILL; 0 = 5 s
+  std::uint64_t pilot = 0;  // only this pilot
+  bool debug = false;       // the private folder is kept
 };
 
 // A code in the AMUSE convention: it is started with port, host and a flag, and connects back.
 struct WorkerSpec {
-  std::string executable;                // absolute, relative to the job's folder (an input file's name), or in PATH
-  std::vector<std::string> args;         // before port, host and flag
+  std::string executable;         // absolute, relative to the job's folder (an input file's name), or in PATH
+  std::vector<std::string> args;  // before port, host and flag
   std::string name;
   std::string label;
   unsigned processes = 1;
   unsigned threads = 1;
-  bool mpi = false;                      // started by mpiexec -n processes
+  bool mpi = false;  // started by mpiexec -n processes
   std::map<std::string, std::string> env;
   std::string working_folder;
   std::vector<InputFile> files;
@@ -247,10 +247,10 @@ struct DaemonInfo {
 struct ResourceInfo {
   ResourceSpec spec;
   HubState hub_state = HubState::none;
-  std::string hub_message;    // progress, or the reason for unreachable/failed
+  std::string hub_message;  // progress, or the reason for unreachable/failed
   std::string hub_host;
   std::string hub_build;
-  Duration round_trip{0};     // 0 = unknown
+  Duration round_trip{0};  // 0 = unknown
 };
 
 struct TestStep {
@@ -267,14 +267,14 @@ struct NodeInfo {
   std::string host;
   unsigned slots = 0, slots_used = 0;
   bool connected = false;
-  std::string message;        // why it is not there
+  std::string message;  // why it is not there
 };
 
 struct PilotInfo {
   std::uint64_t id = 0;
   PilotSpec spec;
   PilotState state = PilotState::submitted;
-  std::string message;        // the reason for the state
+  std::string message;  // the reason for the state
   std::vector<NodeInfo> nodes;
   unsigned slots = 0, slots_used = 0, jobs_running = 0;
   std::uint64_t jobs_done = 0;
@@ -286,7 +286,7 @@ struct JobInfo {
   std::string name;
   std::string label;
   JobState state = JobState::submitted;
-  std::string message;        // why it waits or how it ended
+  std::string message;  // why it waits or how it ended
   ExitReason exit;
   unsigned attempt = 0;
   std::uint64_t pilot = 0;
@@ -314,7 +314,7 @@ struct WhyJob {
 // A wait that lasts, and why what it waits for does not begin.
 struct WaitNotice {
   std::uint64_t job = 0;
-  std::string sentence;       // "no pilot has the label 'big' ...": with the next step
+  std::string sentence;  // "no pilot has the label 'big' ...": with the next step
 };
 // Called on a thread of the library, one at a time, for each reason once.
 using WaitHandler = std::function<void(const WaitNotice&)>;
@@ -328,7 +328,7 @@ struct Prompt {
   Kind kind = Kind::text;
   std::string resource;
   std::string text;
-  std::string fingerprint;    // host_key
+  std::string fingerprint;  // host_key
 };
 // Returns the answer (host keys: "yes" or "no"); nullopt refuses. Called on a thread of the library, one at a time.
 using PromptHandler = std::function<std::optional<std::string>(const Prompt&)>;
@@ -339,7 +339,7 @@ FLOTILLA_API std::optional<std::string> ask_on_terminal(const Prompt& prompt);
 
 class Daemon;
 namespace detail {
-class Session;       // the connection to the daemon, shared by all that was got from it
+class Session;  // the connection to the daemon, shared by all that was got from it
 class WorkerState;
 class AttachState;
 }  // namespace detail
@@ -388,11 +388,11 @@ class FLOTILLA_API Attachment {
   struct Event {
     enum class Kind { state, output, end };
     Kind kind = Kind::output;
-    int stream = 1;            // 1 stdout, 2 stderr
+    int stream = 1;  // 1 stdout, 2 stderr
     std::uint64_t offset = 0;
     std::string data;
-    JobInfo info;              // state
-    ExitReason exit;           // end, the last event
+    JobInfo info;     // state
+    ExitReason exit;  // end, the last event
   };
   Attachment(Attachment&&) noexcept;
   Attachment& operator=(Attachment&&) noexcept;
@@ -424,9 +424,9 @@ class FLOTILLA_API Job {
   // Output as it comes, from the beginning, until the end.
   ExitReason follow(const std::function<void(int stream, std::string_view data)>& on_output) const;
   Attachment attach(bool from_end = false) const;
-  void cancel() const;        // TERM, then KILL, to the whole process group
+  void cancel() const;  // TERM, then KILL, to the whole process group
   void signal(int number) const;
-  WhyJob why() const;         // why it waits, where it runs, or how it ended
+  WhyJob why() const;  // why it waits, where it runs, or how it ended
   std::future<WhyJob> why_async() const;
   std::future<JobInfo> wait_async(Duration limit = no_limit) const;
   std::future<JobResult> result_async(Duration limit = no_limit) const;
@@ -445,10 +445,10 @@ class FLOTILLA_API Worker {
   Worker(Worker&&) noexcept;
   Worker& operator=(Worker&&) noexcept;
   ~Worker();
-  std::uint64_t id() const;          // of its job
+  std::uint64_t id() const;  // of its job
   Job job() const;
   JobInfo info() const;
-  WhyJob why() const;                // where it runs, or how it ended
+  WhyJob why() const;  // where it runs, or how it ended
   std::future<WhyJob> why_async() const;
   // The connected stream socket, blocking. Stays this object's.
   int fd() const;
@@ -483,11 +483,11 @@ class FLOTILLA_API Worker {
 };
 
 struct DaemonOptions {
-  std::string socket;                    // empty = this user's daemon on this machine
-  bool start = true;                     // start it when it does not run
-  std::string program;                   // the program `flotilla`; empty = $FLOTILLA_PROGRAM, else from PATH
-  PromptHandler prompts;                 // none = the terminal, where there is one
-  bool accept_new_host_keys = false;     // unknown ones; a changed key is never accepted
+  std::string socket;                 // empty = this user's daemon on this machine
+  bool start = true;                  // start it when it does not run
+  std::string program;                // the program `flotilla`; empty = $FLOTILLA_PROGRAM, else from PATH
+  PromptHandler prompts;              // none = the terminal, where there is one
+  bool accept_new_host_keys = false;  // unknown ones; a changed key is never accepted
   // Told when what is waited for (wait, result, follow, run, start_worker) has not begun after 2 s; what passes by itself, as a pilot
   // that starts, only after 8 s, and commands that queue for slots not at all. None = tell_on_stderr.
   WaitHandler on_waiting;
@@ -502,17 +502,17 @@ class FLOTILLA_API Daemon {
   void shutdown(bool all = false) const;
 
   Resource add_resource(const ResourceSpec& spec, bool replace = false) const;
-  Resource resource(const std::string& name) const;    // NotFoundError names what there is
+  Resource resource(const std::string& name) const;  // NotFoundError names what there is
   std::vector<ResourceInfo> resources() const;
 
-  Pilot start_pilot(const PilotSpec& spec) const;      // accepted; wait() for it to run
+  Pilot start_pilot(const PilotSpec& spec) const;  // accepted; wait() for it to run
   Pilot pilot(std::uint64_t id) const;
   std::vector<PilotInfo> pilots(bool ended = false) const;
 
   Job submit(const CommandSpec& spec) const;
-  std::vector<Job> submit_many(const std::vector<CommandSpec>& specs) const;  // all or none
+  std::vector<Job> submit_many(const std::vector<CommandSpec>& specs) const;                     // all or none
   std::vector<JobInfo> wait_all(const std::vector<Job>& jobs, Duration limit = no_limit) const;  // one call for all
-  JobResult run(const CommandSpec& spec) const;        // submit and result
+  JobResult run(const CommandSpec& spec) const;                                                  // submit and result
   Job job(std::uint64_t id) const;
   std::vector<JobInfo> jobs(std::size_t limit = 0) const;  // newest first; 0 = all
 

@@ -4,7 +4,7 @@ namespace flotilla::monitor {
 namespace {
 
 constexpr int most_shown_arguments = 24;
-constexpr std::size_t most_shown_argument = 256;   // bytes
+constexpr std::size_t most_shown_argument = 256;  // bytes
 
 // Cuts at a character's boundary: the text stays UTF-8.
 void shorten(std::string& text, std::size_t most) {
@@ -150,7 +150,7 @@ void ChangeLog::add(v1::Change change) {
 }
 
 void ChangeLog::skip() {
-  ++version_;   // a position from before the gap is recognised
+  ++version_;  // a position from before the gap is recognised
   floor_ = version_;
   entries_.clear();
   by_key_.clear();

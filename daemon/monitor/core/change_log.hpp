@@ -44,7 +44,7 @@ class ChangeLog {
   const std::size_t most_entries_;
   const std::size_t most_bytes_;
   std::uint64_t version_ = 0;
-  std::uint64_t floor_ = 0;      // all changes after this are in entries_
+  std::uint64_t floor_ = 0;  // all changes after this are in entries_
   std::size_t bytes_ = 0;
   std::map<std::uint64_t, Entry> entries_;
   std::unordered_map<std::string, std::uint64_t> by_key_;

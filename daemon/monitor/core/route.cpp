@@ -48,8 +48,7 @@ bool own_origin(std::string_view origin, std::uint16_t port) {
 
 bool has_token(const RequestView& request, const Access& access) {
   constexpr std::string_view bearer = "Bearer ";
-  if (request.authorization.starts_with(bearer))
-    return equal_secret(request.authorization.substr(bearer.size()), access.token);
+  if (request.authorization.starts_with(bearer)) return equal_secret(request.authorization.substr(bearer.size()), access.token);
   auto cookie = cookie_value(request.cookie, access.cookie_name());
   return !cookie.empty() && equal_secret(cookie, access.token);
 }
@@ -73,8 +72,7 @@ Route api_route(Route route, std::string_view path, std::string_view query) {
     auto rest = path.substr(jobs.size());
     auto slash = rest.find('/');
     auto id = parse_number(rest.substr(0, slash));
-    if (!id || *id == 0)
-      return refuse(std::move(route), 400, "INVALID_ARGUMENT", "a job is named by its number, as in /api/v1/jobs/12");
+    if (!id || *id == 0) return refuse(std::move(route), 400, "INVALID_ARGUMENT", "a job is named by its number, as in /api/v1/jobs/12");
     route.job = *id;
     if (slash == std::string_view::npos) {
       route.target = Target::job;
@@ -93,8 +91,7 @@ Route api_route(Route route, std::string_view path, std::string_view query) {
       route.tail_bytes = default_tail_bytes;
       if (!tail.empty()) {
         auto bytes = parse_number(tail);
-        if (!bytes || *bytes == 0)
-          return refuse(std::move(route), 400, "INVALID_ARGUMENT", "tail must be a number of bytes, 1 or more");
+        if (!bytes || *bytes == 0) return refuse(std::move(route), 400, "INVALID_ARGUMENT", "tail must be a number of bytes, 1 or more");
         route.tail_bytes = std::min(*bytes, most_tail_bytes);
       }
       route.target = Target::output;
@@ -128,8 +125,7 @@ std::string query_value(std::string_view query, std::string_view name) {
     auto pair = query.substr(0, query.find('&'));
     query.remove_prefix(std::min(query.size(), pair.size() + 1));
     auto equals = pair.find('=');
-    if (equals != std::string_view::npos && pair.substr(0, equals) == name)
-      return decode_component(pair.substr(equals + 1));
+    if (equals != std::string_view::npos && pair.substr(0, equals) == name) return decode_component(pair.substr(equals + 1));
   }
   return {};
 }
@@ -154,8 +150,7 @@ Route route(const RequestView& request, const Access& access) {
   route.head = request.method == "HEAD";
 
   if (!own_host(request.host, access.port))
-    return refuse(std::move(route), 421, "PERMISSION_DENIED",
-                  "this page answers only to the names 127.0.0.1 and localhost with its port",
+    return refuse(std::move(route), 421, "PERMISSION_DENIED", "this page answers only to the names 127.0.0.1 and localhost with its port",
                   "open the address that 'flotilla web' prints");
   if (!route.head && request.method != "GET")
     return refuse(std::move(route), 405, "UNSUPPORTED", "only GET and HEAD are understood here",
@@ -166,8 +161,7 @@ Route route(const RequestView& request, const Access& access) {
     auto token = query_value(query, "token");
     if (!token.empty()) {
       if (!equal_secret(token, access.token))
-        return refuse(std::move(route), 401, "PERMISSION_DENIED",
-                      "the token in this link is not the one of the daemon that runs now",
+        return refuse(std::move(route), 401, "PERMISSION_DENIED", "the token in this link is not the one of the daemon that runs now",
                       "run 'flotilla web' for a fresh link");
       route.target = Target::login;
       return route;
@@ -177,11 +171,10 @@ Route route(const RequestView& request, const Access& access) {
     return refuse(std::move(route), 401, "PERMISSION_DENIED", "this browser has not been let in",
                   "run 'flotilla web' and open the link that it prints");
   // A browser attaches the cookie for pages of other ports too ("same-site"); those are not ours.
-  bool foreign = (!request.origin.empty() && !own_origin(request.origin, access.port)) ||
-                 (route.form == Form::json && !request.fetch_site.empty() && request.fetch_site != "same-origin" &&
-                  request.fetch_site != "none");
-  if (foreign)
-    return refuse(std::move(route), 403, "PERMISSION_DENIED", "another site may not read this page");
+  bool foreign =
+      (!request.origin.empty() && !own_origin(request.origin, access.port)) ||
+      (route.form == Form::json && !request.fetch_site.empty() && request.fetch_site != "same-origin" && request.fetch_site != "none");
+  if (foreign) return refuse(std::move(route), 403, "PERMISSION_DENIED", "another site may not read this page");
 
   if (route.form == Form::json) {
     route.last_event_id = std::string(request.last_event_id);

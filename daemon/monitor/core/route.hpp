@@ -11,10 +11,10 @@ namespace flotilla::monitor {
 // The headers that matter. Views into the request, empty = not sent.
 struct RequestView {
   std::string_view method;
-  std::string_view target;          // "/path?query", as sent
+  std::string_view target;  // "/path?query", as sent
   std::string_view host;
   std::string_view origin;
-  std::string_view fetch_site;      // Sec-Fetch-Site: which site the browser says the request comes from
+  std::string_view fetch_site;  // Sec-Fetch-Site: which site the browser says the request comes from
   std::string_view cookie;
   std::string_view authorization;
   std::string_view last_event_id;
@@ -29,26 +29,26 @@ struct Access {
 };
 
 enum class Target { login, page, info, snapshot, events, job, output, refused };
-enum class Form { json, html };      // how a refusal is told: the API in JSON, a person in HTML
+enum class Form { json, html };  // how a refusal is told: the API in JSON, a person in HTML
 
 struct Route {
   Target target = Target::refused;
-  bool head = false;                 // headers only
-  std::string path;                  // page: "/index.html"
+  bool head = false;  // headers only
+  std::string path;   // page: "/index.html"
   std::uint64_t job = 0;
-  std::uint32_t stream = 1;          // 1 stdout, 2 stderr
+  std::uint32_t stream = 1;  // 1 stdout, 2 stderr
   std::uint64_t tail_bytes = 0;
   std::string last_event_id;
   // refused
   unsigned status = 0;
   Form form = Form::json;
-  std::string code;                  // a name of flotilla.v1.ErrorCode
+  std::string code;  // a name of flotilla.v1.ErrorCode
   std::string message;
   std::string hint;
 };
 
 constexpr std::uint64_t default_tail_bytes = 64u << 10;
-constexpr std::uint64_t most_tail_bytes = 1u << 20;   // a browser shows no more with comfort
+constexpr std::uint64_t most_tail_bytes = 1u << 20;  // a browser shows no more with comfort
 
 Route route(const RequestView& request, const Access& access);
 

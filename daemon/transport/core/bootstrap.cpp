@@ -8,8 +8,7 @@ namespace {
 constexpr std::size_t noise_lines = 8;  // enough to recognise a login message
 
 void replace_all(std::string& text, std::string_view what, std::string_view with) {
-  for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size()))
-    text.replace(at, what.size(), with);
+  for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size())) text.replace(at, what.size(), with);
 }
 
 // Everything stands in braces: the shell has read it all before it runs any of it.
@@ -211,7 +210,10 @@ std::string normal_machine(const std::string& name) {
 
 std::string machine_of_elf(std::string_view head) {
   // e_machine: two bytes at offset 18; byte 5 tells their order (1 = little-endian).
-  if (head.size() < 20 || head.substr(0, 4) != "\x7f" "ELF") return {};
+  if (head.size() < 20 || head.substr(0, 4) !=
+                              "\x7f"
+                              "ELF")
+    return {};
   const auto a = static_cast<unsigned char>(head[18]), b = static_cast<unsigned char>(head[19]);
   const int machine = head[5] == 1 ? a | b << 8 : a << 8 | b;
   switch (machine) {
@@ -237,8 +239,11 @@ Status check_machine(const BootstrapAnswer& answer, const AgentDescription& agen
 }
 
 Error no_place_error(const BootstrapAnswer& answer, const std::string& resource, const std::vector<RefusedPlace>& earlier) {
-  Error error{Code::failed_precondition, "no place for the agent on resource " + resource,
-              "free some space there, or name a directory with room where programs may run as the resource's scratch_dir", Retry::no, {}};
+  Error error{Code::failed_precondition,
+              "no place for the agent on resource " + resource,
+              "free some space there, or name a directory with room where programs may run as the resource's scratch_dir",
+              Retry::no,
+              {}};
   for (const auto* list : {&earlier, &answer.refused})
     for (const auto& each : *list) error.faults.push_back(each.directory + ": " + each.reason);
   return error;

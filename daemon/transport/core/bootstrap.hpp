@@ -26,18 +26,18 @@ std::string sh_quote(std::string_view text);
 
 // What the user's machine can send: one agent for one kind of processor.
 struct AgentDescription {
-  std::string machine;       // as `uname -m` says: "x86_64", "aarch64"
-  std::string sha256;        // hex
-  std::uint64_t size = 0;    // unpacked
+  std::string machine;     // as `uname -m` says: "x86_64", "aarch64"
+  std::string sha256;      // hex
+  std::uint64_t size = 0;  // unpacked
   std::uint64_t unpacker_size = 0;
 };
 
 struct BootstrapRequest {
   AgentDescription agent;
-  std::string nonce;                      // hex; begins each line of the answer, so that a talkative login does no harm
-  std::string scratch_dir;                // empty: none; a leading "~/" is the home directory there
-  std::vector<std::string> refused;       // places that were tried in vain before
-  std::string instance;                   // hex
+  std::string nonce;                 // hex; begins each line of the answer, so that a talkative login does no harm
+  std::string scratch_dir;           // empty: none; a leading "~/" is the home directory there
+  std::vector<std::string> refused;  // places that were tried in vain before
+  std::string instance;              // hex
 };
 
 std::string build_bootstrap_script(const BootstrapRequest& request);
@@ -56,17 +56,17 @@ struct BootstrapAnswer {
   bool greeted = false;
   std::string system, machine, node, home;
   std::int64_t uid = -1;
-  std::int64_t time_s = 0;             // of the clock there, seconds since 1970
-  std::vector<Place> places;           // usable, in order
+  std::int64_t time_s = 0;    // of the clock there, seconds since 1970
+  std::vector<Place> places;  // usable, in order
   std::vector<RefusedPlace> refused;
-  bool damaged = false;                // an agent was there, damaged, and was removed
-  std::string upload_to;               // the place that waits for the agent
+  bool damaged = false;   // an agent was there, damaged, and was removed
+  std::string upload_to;  // the place that waits for the agent
   bool ready_for_unpacker = false, ready_for_agent = false;
-  std::string agent;                   // path of the verified agent
+  std::string agent;  // path of the verified agent
   std::string agent_build;
-  std::string failure;                 // the upload failed, in the place upload_to
+  std::string failure;  // the upload failed, in the place upload_to
   bool ended = false;
-  std::vector<std::string> noise;      // lines that are not ours (a login that talks); the first few
+  std::vector<std::string> noise;  // lines that are not ours (a login that talks); the first few
 };
 
 // Takes one line (without its newline). Returns false for a line that is not ours.

@@ -28,8 +28,8 @@ bool matches_pattern(std::string_view pattern, std::string_view name) {
 
 std::string decode_base64(std::string_view text) {
   std::string out(text.size(), '\0');
-  const int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()),
-                                     reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
+  const int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(text.data()),
+                                     static_cast<int>(text.size()));
   if (length < 0) return {};
   auto size = static_cast<std::size_t>(length);
   for (auto i = text.rbegin(); i != text.rend() && *i == '=' && size > 0; ++i) --size;
@@ -44,8 +44,8 @@ bool matches_hash(std::string_view entry, std::string_view name) {
   const auto salt = decode_base64(entry.substr(3, middle - 3)), wanted = decode_base64(entry.substr(middle + 1));
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned size = 0;
-  if (!HMAC(EVP_sha1(), salt.data(), static_cast<int>(salt.size()), reinterpret_cast<const unsigned char*>(name.data()),
-            name.size(), digest, &size))
+  if (!HMAC(EVP_sha1(), salt.data(), static_cast<int>(salt.size()), reinterpret_cast<const unsigned char*>(name.data()), name.size(),
+            digest, &size))
     return false;
   return std::string_view(reinterpret_cast<char*>(digest), size) == wanted;
 }

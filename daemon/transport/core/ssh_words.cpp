@@ -9,7 +9,8 @@ std::string line_with(const std::string& text, const std::string& what) {
   const auto at = text.find(what);
   if (at == std::string::npos) return {};
   const auto begin = text.rfind('\n', at), end = text.find('\n', at);
-  auto line = text.substr(begin == std::string::npos ? 0 : begin + 1, end == std::string::npos ? end : end - (begin == std::string::npos ? 0 : begin + 1));
+  auto line = text.substr(begin == std::string::npos ? 0 : begin + 1,
+                          end == std::string::npos ? end : end - (begin == std::string::npos ? 0 : begin + 1));
   while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
   return line;
 }
@@ -35,31 +36,53 @@ std::string accept_key_hint(const std::string& resource) {
 
 SshVerdict judge_ssh_failure(const std::string& output, const std::string& place, const std::string& resource) {
   if (has(output, "Could not resolve hostname"))
-    return {SshFailure::name, {Code::unavailable, "cannot find the host of " + place + ": " + line_with(output, "Could not resolve hostname"),
-                               "correct the resource's location or ~/.ssh/config; is this machine online?", Retry::yes, {}}};
+    return {SshFailure::name,
+            {Code::unavailable,
+             "cannot find the host of " + place + ": " + line_with(output, "Could not resolve hostname"),
+             "correct the resource's location or ~/.ssh/config; is this machine online?",
+             Retry::yes,
+             {}}};
   if (has(output, "IDENTIFICATION HAS CHANGED")) {
     auto where = line_with(output, "Offending");  // "Offending ED25519 key in /home/a/.ssh/known_hosts:3"
     const auto in = where.find(" in ");
     where = in == std::string::npos ? "known_hosts" : where.substr(in + 4);
     if (const auto colon = where.rfind(':'); colon != std::string::npos) where.replace(colon, 1, " line ");
-    return {SshFailure::host_key, {Code::host_key_changed, "the host key of " + place + " is not the one that is known (" + where + "): it shows " +
-                                                               fingerprint_in(output) + ". Somebody may be in between, or the machine was set up anew",
-                                   "ask its administrator; if the new key is right, remove that line (ssh-keygen -R)", Retry::no, {}}};
+    return {SshFailure::host_key,
+            {Code::host_key_changed,
+             "the host key of " + place + " is not the one that is known (" + where + "): it shows " + fingerprint_in(output) +
+                 ". Somebody may be in between, or the machine was set up anew",
+             "ask its administrator; if the new key is right, remove that line (ssh-keygen -R)",
+             Retry::no,
+             {}}};
   }
   if (has(output, "Host key verification failed"))
-    return {SshFailure::host_key, {Code::host_key_unknown, "the host key of " + place + " is not known and was not accepted",
-                                   accept_key_hint(resource), Retry::no, {}}};
+    return {SshFailure::host_key,
+            {Code::host_key_unknown,
+             "the host key of " + place + " is not known and was not accepted",
+             accept_key_hint(resource),
+             Retry::no,
+             {}}};
   if (has(output, "Permission denied (") || has(output, "Too many authentication failures"))
-    return {SshFailure::authentication, {Code::authentication_failed, place + " did not let you in: " +
-                                             line_with(output, has(output, "Permission denied (") ? "Permission denied (" : "Too many authentication failures"),
-                                         "check the user's name, your keys (ssh-add -l) or Kerberos ticket (klist)", Retry::no, {}}};
-  for (const char* cause : {"Connection refused", "Connection timed out", "No route to host", "Network is unreachable", "Operation timed out",
-                            "Connection closed by", "Connection reset by", "kex_exchange_identification", "timed out"})
+    return {SshFailure::authentication,
+            {Code::authentication_failed,
+             place + " did not let you in: " +
+                 line_with(output, has(output, "Permission denied (") ? "Permission denied (" : "Too many authentication failures"),
+             "check the user's name, your keys (ssh-add -l) or Kerberos ticket (klist)",
+             Retry::no,
+             {}}};
+  for (const char* cause :
+       {"Connection refused", "Connection timed out", "No route to host", "Network is unreachable", "Operation timed out",
+        "Connection closed by", "Connection reset by", "kex_exchange_identification", "timed out"})
     if (has(output, cause))
-      return {SshFailure::reachability, {Code::unavailable, "cannot reach " + place + ": " + line_with(output, cause),
-                                         "is the machine up, is sshd running on that port, and is there a way to it from here (VPN, firewall)?", Retry::yes, {}}};
+      return {SshFailure::reachability,
+              {Code::unavailable,
+               "cannot reach " + place + ": " + line_with(output, cause),
+               "is the machine up, is sshd running on that port, and is there a way to it from here (VPN, firewall)?",
+               Retry::yes,
+               {}}};
   const auto said = last_line(output);
-  return {SshFailure::other, {Code::unavailable, "ssh to " + place + " failed" + (said.empty() ? "" : ": " + said), "try it by hand: ssh -v", Retry::yes, {}}};
+  return {SshFailure::other,
+          {Code::unavailable, "ssh to " + place + " failed" + (said.empty() ? "" : ": " + said), "try it by hand: ssh -v", Retry::yes, {}}};
 }
 
 v1::Prompt parse_ssh_question(const std::string& kind, const std::string& text, const std::string& resource) {

@@ -29,7 +29,8 @@ static const char* reason(int error) {
     case EDQUOT: return "the disk quota is used up";
     case EFBIG: return "files there may not be this large";
     case EROFS: return "the file system is read-only";
-    case EACCES: case EPERM: return "permission denied";
+    case EACCES:
+    case EPERM: return "permission denied";
     case ENOENT: return "the directory is gone";
     case EIO: return "input/output error";
     case ENOMEM: return "not enough memory";

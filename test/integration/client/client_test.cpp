@@ -121,7 +121,9 @@ TEST_CASE("commands: output, ends, files, limits, futures") {
   }
 
   std::ofstream(place.folder() / "data.txt") << "from a file\n";
-  CHECK(daemon.run({.argv = {"cat", "data.txt", "more"}, .files = {{.path = place.folder() / "data.txt"}, {.name = "more", .content = "and memory\n"}}})
+  CHECK(daemon
+            .run({.argv = {"cat", "data.txt", "more"},
+                  .files = {{.path = place.folder() / "data.txt"}, {.name = "more", .content = "and memory\n"}}})
             .standard_output == "from a file\nand memory\n");
   CHECK_THROWS_AS(daemon.run({.argv = {"true"}, .files = {{.path = "/no/such/file"}}}), NotFoundError);
 
@@ -211,7 +213,9 @@ TEST_CASE("resources and pilots") {
   CHECK_THROWS_AS(daemon.add_resource({.name = "far", .location = "other"}), AlreadyExistsError);
   far.remove();
   CHECK_THROWS_AS(daemon.resource("far"), NotFoundError);
-  CHECK_FALSE(thrown<InvalidArgumentError>([&] { daemon.add_resource({.name = "bad name!", .location = "h", .transport = "pigeon"}); }).faults().empty());
+  CHECK_FALSE(thrown<InvalidArgumentError>([&] { daemon.add_resource({.name = "bad name!", .location = "h", .transport = "pigeon"}); })
+                  .faults()
+                  .empty());
 
   const Pilot pilot = daemon.start_pilot({.resource = "local", .slots_per_node = 1, .label = "extra"});
   CHECK(pilot.wait_async(30s).get().slots == 1);
@@ -257,7 +261,9 @@ TEST_CASE("workers: called, counted, ended, and their deaths explained") {
     CHECK(worker.exit(10s)->signal == SIGKILL);
   }
   {
-    const auto error = thrown<WorkerFailedError>([&] { daemon.start_worker({.executable = "sh", .args = {"-c", "echo no licence >&2; exit 5"}}); });
+    const auto error = thrown<WorkerFailedError>([&] {
+      daemon.start_worker({.executable = "sh", .args = {"-c", "echo no licence >&2; exit 5"}});
+    });
     REQUIRE(error.exit());
     CHECK(error.exit()->code == 5);
     CHECK(std::string(error.what()).find("no licence") != std::string::npos);

@@ -274,7 +274,8 @@ TEST_CASE("a channel to a node: relayed over TLS both ways, 100 MB and calls") {
       for (std::size_t i = 0; i < n;) {
         const std::size_t in_chunk = (got + i) % chunk.size();
         const std::size_t part = std::min(n - i, chunk.size() - in_chunk);
-        same = same && std::equal(buffer.begin() + static_cast<long>(i), buffer.begin() + static_cast<long>(i + part), chunk.begin() + static_cast<long>(in_chunk));
+        same = same && std::equal(buffer.begin() + static_cast<long>(i), buffer.begin() + static_cast<long>(i + part),
+                                  chunk.begin() + static_cast<long>(in_chunk));
         i += part;
       }
       got += n;

@@ -59,9 +59,12 @@ class FakeDaemon {
     return find([&](const v1::Frame& f) { return f.has_attempt_ended() && f.attempt_ended().id().job() == job; }, from);
   }
   const v1::Frame* report(std::uint64_t pilot, std::uint32_t node, v1::LaunchReport::Stage stage, std::size_t from = 0) const {
-    return find([&](const v1::Frame& f) {
-      return f.has_launch_report() && f.launch_report().pilot() == pilot && f.launch_report().node() == node && f.launch_report().stage() == stage;
-    }, from);
+    return find(
+        [&](const v1::Frame& f) {
+          return f.has_launch_report() && f.launch_report().pilot() == pilot && f.launch_report().node() == node &&
+                 f.launch_report().stage() == stage;
+        },
+        from);
   }
   std::vector<pid_t> processes() const;  // of this instance, no zombies
   std::string log() const;

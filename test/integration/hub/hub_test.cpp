@@ -53,8 +53,7 @@ TEST_CASE("connect starts a hub; a second connect finds the same one; EndHub lea
   daemon.link_up();
   const auto warm = std::chrono::steady_clock::now() - again;
   CHECK(daemon.hello.pid() == pid);
-  WARN("connect to hello: cold " << ms(cold) << " ms, warm "
-                                 << ms(warm) << " ms");
+  WARN("connect to hello: cold " << ms(cold) << " ms, warm " << ms(warm) << " ms");
   daemon.end_hub();
   CHECK(daemon.run_until([&] { return !daemon.linked; }));
   CHECK(daemon.find([](const v1::Frame& f) { return f.has_goodbye(); }));
@@ -93,7 +92,9 @@ TEST_CASE("what the connector cannot do is said in one line of JSON") {
     CHECK(line.starts_with("ERROR {"));
     CHECK(line.find("scratch_dir") != std::string::npos);
   }
-  SECTION("no instance") { CHECK(daemon.connect([](v1::HubStart& start) { start.clear_instance(); }).starts_with("ERROR {")); }
+  SECTION("no instance") {
+    CHECK(daemon.connect([](v1::HubStart& start) { start.clear_instance(); }).starts_with("ERROR {"));
+  }
   SECTION("certificates") {
     const auto line = daemon.connect([](v1::HubStart& start) { start.set_tls_key("nonsense"); });
     CHECK(line.starts_with("ERROR {"));
@@ -120,7 +121,8 @@ TEST_CASE("a pilot beside the hub: started, runs a command, killed: told at once
 
   SECTION("killed") {
     daemon.submit_shell("7.0", 2, "setsid sleep 1000 & sleep 1000");
-    REQUIRE(daemon.run_until([&] { return daemon.find([](const v1::Frame& f) { return f.has_attempt_running() && f.attempt_running().id().job() == 2; }); }));
+    REQUIRE(daemon.run_until(
+        [&] { return daemon.find([](const v1::Frame& f) { return f.has_attempt_running() && f.attempt_running().id().job() == 2; }); }));
     const auto killed = std::chrono::steady_clock::now();
     kill(static_cast<pid_t>(joined.pid()), SIGKILL);
     REQUIRE(daemon.run_until([&] { return daemon.left("7.0"); }));
@@ -130,7 +132,8 @@ TEST_CASE("a pilot beside the hub: started, runs a command, killed: told at once
   }
   SECTION("guard and pilot killed together") {
     daemon.submit_shell("7.0", 2, "setsid sleep 1000 & sleep 1000");
-    REQUIRE(daemon.run_until([&] { return daemon.find([](const v1::Frame& f) { return f.has_attempt_running() && f.attempt_running().id().job() == 2; }); }));
+    REQUIRE(daemon.run_until(
+        [&] { return daemon.find([](const v1::Frame& f) { return f.has_attempt_running() && f.attempt_running().id().job() == 2; }); }));
     pid_t guard = 0;  // as the state file says, which follows a little later
     REQUIRE(daemon.run_until([&] {
       const auto state = read_file(daemon.scratch / "flotilla/hubs/h1.json").value_or("");
@@ -265,7 +268,8 @@ TEST_CASE("nodes over ssh and TLS: in parallel, one down, one with a spare, one 
   SECTION("one is down and there is none") {
     const auto begin = std::chrono::steady_clock::now();
     daemon.launch(7, 3, {"node1", "down2", "silent3"});
-    REQUIRE(daemon.run_until([&] { return daemon.report(7, 1, v1::LaunchReport::FAILED) && daemon.report(7, 2, v1::LaunchReport::FAILED); }));
+    REQUIRE(
+        daemon.run_until([&] { return daemon.report(7, 1, v1::LaunchReport::FAILED) && daemon.report(7, 2, v1::LaunchReport::FAILED); }));
     CHECK(std::chrono::steady_clock::now() - begin < 10s);
     const auto report = daemon.report(7, 1, v1::LaunchReport::FAILED)->launch_report();
     CHECK(report.exit_code() == 255);
@@ -332,11 +336,13 @@ struct RealSshd {
     for (const char* key : {"host_key", "user_key"}) REQUIRE(system(("ssh-keygen -q -t ed25519 -N '' -f " + dir + "/" + key).c_str()) == 0);
     std::filesystem::copy_file(dir + "/user_key.pub", dir + "/authorized_keys");
     std::filesystem::create_directories("/run/sshd");
-    REQUIRE(write_file(dir + "/sshd_config", "Port " + port + "\nListenAddress 127.0.0.1\nHostKey " + dir + "/host_key\nAuthorizedKeysFile " + dir +
+    REQUIRE(write_file(dir + "/sshd_config", "Port " + port + "\nListenAddress 127.0.0.1\nHostKey " + dir +
+                                                 "/host_key\nAuthorizedKeysFile " + dir +
                                                  "/authorized_keys\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n"));
-    REQUIRE(write_file(dir + "/ssh_config", "Host real*\n  HostName 127.0.0.1\n  Port " + port + "\n  IdentityFile " + dir +
-                                                "/user_key\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
-                                                "  LogLevel ERROR\n  BatchMode yes\n  ConnectTimeout 5\n"));
+    REQUIRE(
+        write_file(dir + "/ssh_config", "Host real*\n  HostName 127.0.0.1\n  Port " + port + "\n  IdentityFile " + dir +
+                                            "/user_key\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
+                                            "  LogLevel ERROR\n  BatchMode yes\n  ConnectTimeout 5\n"));
     hub::Spawn what;
     what.program = "/usr/sbin/sshd";
     what.argv = {"/usr/sbin/sshd", "-D", "-e", "-f", dir + "/sshd_config"};
@@ -505,7 +511,9 @@ TEST_CASE("the hub's log is read and followed, and holds no secret") {
   read.mutable_read_log()->set_request(6);
   read.mutable_read_log()->set_tail_bytes(10);
   daemon.send(read);
-  REQUIRE(daemon.run_until([&] { return daemon.find([](const v1::Frame& f) { return f.has_log_data() && f.log_data().request() == 6 && f.log_data().eof(); }); }));
+  REQUIRE(daemon.run_until([&] {
+    return daemon.find([](const v1::Frame& f) { return f.has_log_data() && f.log_data().request() == 6 && f.log_data().eof(); });
+  }));
   daemon.end_hub();
   CHECK(nothing_left(daemon));
 }

@@ -128,7 +128,7 @@ TEST_CASE("input that comes again, or with a gap, is taken once and in order; th
   REQUIRE(daemon.hello.pilot().inventory_size() == 1);
   CHECK(daemon.hello.pilot().inventory(0).stdin_bytes() == 4);
   CHECK_FALSE(daemon.hello.pilot().inventory(0).stdin_eof());
-  give(8, "three\n", true);        // what lies between was on the link that was cut
+  give(8, "three\n", true);  // what lies between was on the link that was cut
   give(0, "one\ntwo\n");
   give(4, "two\nthree\n", true);
   give(4, "two\nthree\n", true);
@@ -285,11 +285,14 @@ TEST_CASE("a signal reaches the whole group") {
 TEST_CASE("cancel reaches a process that called setsid and forked twice, also one that ignores TERM") {
   Running daemon;
   const auto job = daemon.submit_shell(
-      "setsid sh -c 'trap \"\" TERM; sh -c \"trap \\\"\\\" TERM; echo far; while :; do sleep 1; done\" & echo near; wait' & echo started; wait");
+      "setsid sh -c 'trap \"\" TERM; sh -c \"trap \\\"\\\" TERM; echo far; while :; do sleep 1; done\" & echo near; wait' & echo started; "
+      "wait");
   auto& seen = daemon.job(job);
   REQUIRE(daemon.run_until([&] { return seen.out.find("far") != std::string::npos && seen.out.find("started") != std::string::npos; }));
   // An orphan in a session of its own, with no trace of us in its environment.
-  const auto orphan = daemon.submit_shell("(setsid env -i /bin/sh -c 'trap \"\" TERM; echo $$ > pid; sleep 1000' &) ; while ! test -s pid; do sleep 0.02; done; echo ok; exec sleep 1000");
+  const auto orphan = daemon.submit_shell(
+      "(setsid env -i /bin/sh -c 'trap \"\" TERM; echo $$ > pid; sleep 1000' &) ; while ! test -s pid; do sleep 0.02; done; echo ok; exec "
+      "sleep 1000");
   REQUIRE(daemon.run_until([&] { return daemon.job(orphan).out == "ok\n"; }));
   const pid_t hidden = std::stoi(read_whole(daemon.dir / "pid"));
   CHECK(process_exists(hidden));
@@ -400,7 +403,8 @@ TEST_CASE("input files come by their hash, are checked and kept") {
   CHECK(daemon.job(damaged).end.exit().kind() == v1::START_FAILED);
   CHECK(daemon.job(damaged).end.exit().message().find("damaged") != std::string::npos);
   damage = false;
-  const auto first = daemon.submit_shell("sha256sum deep/er/data.bin; test -x deep/er/data.bin && echo x; pwd; echo > deep/er/data.bin", with_file);
+  const auto first =
+      daemon.submit_shell("sha256sum deep/er/data.bin; test -x deep/er/data.bin && echo x; pwd; echo > deep/er/data.bin", with_file);
   REQUIRE(daemon.wait_end(first));
   CHECK(daemon.job(first).out.find(to_hex(hash)) == 0);
   CHECK(daemon.job(first).out.find("\nx\n") != std::string::npos);

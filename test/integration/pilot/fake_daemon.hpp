@@ -41,8 +41,8 @@ class FakeDaemon {
   ~FakeDaemon();  // ends pilot and guard by their pids, checks nothing
 
   static inline std::function<void(v1::PilotStart&)> prepare;  // applied by the next constructor
-  v1::PilotStart start;                 // changed before launch()
-  StartOutcome launch();                // runs the loop until the starter has ended
+  v1::PilotStart start;                                        // changed before launch()
+  StartOutcome launch();                                       // runs the loop until the starter has ended
   bool run_until(const std::function<bool()>& done, std::chrono::milliseconds limit = 10s);
   void run_for(std::chrono::milliseconds time);
 
@@ -55,7 +55,7 @@ class FakeDaemon {
   bool wait_running(std::uint64_t id, std::chrono::milliseconds limit = 10s);
   void cancel(std::uint64_t id, std::int64_t grace_ms = 1000);
   void forget(std::uint64_t id);
-  void cut_link();                      // aborts the present one; the pilot dials again
+  void cut_link();  // aborts the present one; the pilot dials again
   void stop_listening();
   void listen();
   bool linked() const { return welcomed; }
@@ -66,9 +66,9 @@ class FakeDaemon {
   StartOutcome outcome;
   int hellos = 0, endings = 0, goodbyes = 0;
   bool welcomed = false;
-  v1::Hello hello;                      // the last
+  v1::Hello hello;  // the last
   v1::PilotEnding ending;
-  v1::Welcome welcome;                  // changed before a pilot comes
+  v1::Welcome welcome;  // changed before a pilot comes
   std::map<std::uint64_t, SeenJob> jobs;
   std::map<std::uint64_t, std::uint64_t> inputs_taken;
   std::vector<v1::NodeStatus> statuses;
@@ -79,7 +79,7 @@ class FakeDaemon {
   std::function<void(const v1::ChannelAck&)> on_channel_ack;
   std::function<void(const v1::ChannelEnd&)> on_channel_end;
   std::function<void(const v1::ChannelData&)> on_channel_data;
-  bool take_output = true;              // answers OutputData with a window
+  bool take_output = true;  // answers OutputData with a window
   bool auto_forget = false;
 
  private:

@@ -23,7 +23,8 @@ std::vector<pid_t> tree(pid_t root);
 // A job with descendants that are hard to find.
 std::uint64_t start_tangle(FakeDaemon& daemon) {
   const auto job = daemon.submit_shell(
-      "trap '' TERM; (setsid sh -c 'trap \"\" TERM; (setsid env -i sleep 1000 &); while :; do sleep 1; done' &); sleep 1000 & echo up; wait");
+      "trap '' TERM; (setsid sh -c 'trap \"\" TERM; (setsid env -i sleep 1000 &); while :; do sleep 1; done' &); sleep 1000 & echo up; "
+      "wait");
   REQUIRE(daemon.run_until([&] { return daemon.job(job).out == "up\n"; }));
   REQUIRE(daemon.run_until([&] { return tree(daemon.outcome.guard).size() >= 7; }));
   return job;

@@ -229,8 +229,8 @@ struct Remote : Running {
     on_channel_data = nullptr;
   }
   std::uint32_t epoch = 0;
-  unique_fd user;                                   // the client's side
-  std::unique_ptr<channel::FdBridge> bridge;        // the daemon's end
+  unique_fd user;                             // the client's side
+  std::unique_ptr<channel::FdBridge> bridge;  // the daemon's end
   std::string failed;
   int broken = 0, connections = 0, finished = 0;
   std::uint64_t start_remote(const std::string& mode) {
@@ -263,8 +263,8 @@ struct Remote : Running {
     handlers.on_finished = [this] { ++finished; };
     handlers.on_failed = [this](const Error& error) { failed = error.message; };
     bridge = std::make_unique<channel::FdBridge>(
-        channel::Side::opener, id, unique_fd(pair[1]),
-        [this](std::function<void()> work) { boost::asio::post(io, std::move(work)); }, std::move(handlers));
+        channel::Side::opener, id, unique_fd(pair[1]), [this](std::function<void()> work) { boost::asio::post(io, std::move(work)); },
+        std::move(handlers));
     on_channel_ack = [this](const v1::ChannelAck& ack) { bridge->on_ack(ack.epoch(), ack.received()); };
     on_channel_end = [this](const v1::ChannelEnd& end) {
       ends.push_back(end);
@@ -295,7 +295,8 @@ struct Remote : Running {
     return run_until(
                [&] {
                  for (int i = 0; i < 64; ++i) {
-                   const ssize_t n = out < size ? ::send(user.get(), sent.data() + out, std::min<std::size_t>(1 << 18, size - out), MSG_DONTWAIT) : 0;
+                   const ssize_t n =
+                       out < size ? ::send(user.get(), sent.data() + out, std::min<std::size_t>(1 << 18, size - out), MSG_DONTWAIT) : 0;
                    if (n > 0) out += static_cast<std::size_t>(n);
                    const ssize_t m = recv(user.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
                    if (m > 0) back.append(buffer.data(), static_cast<std::size_t>(m));

@@ -41,7 +41,9 @@ struct Client {
   unique_fd fd;
 };
 
-void open(Side& side, std::uint64_t number, std::uint32_t epoch) { side.connection->open_channel({number, epoch, random_bytes(32), "1.0"}); }
+void open(Side& side, std::uint64_t number, std::uint32_t epoch) {
+  side.connection->open_channel({number, epoch, random_bytes(32), "1.0"});
+}
 
 // Sends `size` bytes while reading them back, and compares.
 bool echo(const Client& client, std::size_t size) {
@@ -112,8 +114,7 @@ TEST_CASE("several channels at once, one of them with a reader that sleeps") {
   std::atomic<bool> stop{false};
   std::thread feeder([&] {
     const std::string piece(1 << 20, 's');
-    while (!stop && sleepy.write(piece.data(), piece.size())) {
-    }
+    while (!stop && sleepy.write(piece.data(), piece.size())) {}
   });
   CHECK(in_thread(side, [&] { return echo(quick, 5'000'000) && echo(other, 5'000'000); }));
   stop = true;

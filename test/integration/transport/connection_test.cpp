@@ -290,8 +290,8 @@ TEST_CASE("something that does not speak ssh is told as that") {
 
 TEST_CASE("a resource behind a gateway is reached through the gateway's connection") {
   const auto restriction = GENERATE(as<std::string>{}, "", "AllowTcpForwarding no\n");
-  const auto transports = GENERATE(std::make_pair("libssh", "libssh"), std::make_pair("libssh", "openssh"), std::make_pair("openssh", "libssh"),
-                                   std::make_pair("openssh", "openssh"));
+  const auto transports = GENERATE(std::make_pair("libssh", "libssh"), std::make_pair("libssh", "openssh"),
+                                   std::make_pair("openssh", "libssh"), std::make_pair("openssh", "openssh"));
   CAPTURE(restriction, transports.first, transports.second);
   Home home;
   Machine gateway(home, restriction), inner(home);

@@ -90,7 +90,7 @@ struct Echo {
   std::shared_ptr<Feed> feed;
   std::unique_ptr<channel::FdBridge> bridge;
   std::thread thread;
-  int frames = -1;                     // our side of the wire that frames feed
+  int frames = -1;  // our side of the wire that frames feed
   std::uint64_t sent = 0;
   std::uint32_t epoch = 0;
 };
@@ -161,8 +161,9 @@ int connect_part() {
       frame.mutable_channel_end()->set_final_offset(offset);
       link->send(frame);
     };
-    echo.bridge = std::make_unique<channel::FdBridge>(channel::Side::accepter, number, unique_fd(user[0]),
-                                                      [&io](std::function<void()> f) { boost::asio::post(io, std::move(f)); }, handlers);
+    echo.bridge = std::make_unique<channel::FdBridge>(
+        channel::Side::accepter, number, unique_fd(user[0]), [&io](std::function<void()> f) { boost::asio::post(io, std::move(f)); },
+        handlers);
     echo.thread = std::thread([fd = user[1]] {
       copy(fd, fd);
       shutdown(fd, SHUT_WR);

@@ -88,7 +88,8 @@ class AskingServer {
         return;
       }
     }
-    if (type == SSH_REQUEST_AUTH) ssh_message_auth_set_methods(message, interactive_ ? SSH_AUTH_METHOD_INTERACTIVE : SSH_AUTH_METHOD_PASSWORD);
+    if (type == SSH_REQUEST_AUTH)
+      ssh_message_auth_set_methods(message, interactive_ ? SSH_AUTH_METHOD_INTERACTIVE : SSH_AUTH_METHOD_PASSWORD);
     ssh_message_reply_default(message);
   }
 
@@ -171,7 +172,8 @@ TEST_CASE("a key with a passphrase asks for it once") {
   Home home;
   Machine machine(home);
   {
-    auto child = Child::start({"ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", home.key().string()}, {}, Child::Errors::dropped);
+    auto child =
+        Child::start({"ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", home.key().string()}, {}, Child::Errors::dropped);
     REQUIRE(child);
     Side wait(home);
     REQUIRE(wait.until([&] { return (*child)->ended().has_value(); }));
@@ -260,12 +262,13 @@ TEST_CASE("~/.ssh/config is followed: alias, user, port, identity, ProxyCommand"
   Side side(home);
   fs::rename(home.key(), home.path / "other_key");
   fs::rename(home.key().string() + ".pub", home.path / "other_key.pub");
-  std::ofstream(home.path / ".ssh" / "config") << "Host cluster\n  HostName 127.0.0.1\n  Port " << machine.port() << "\n  User root\n  IdentityFile "
-                                               << (home.path / "other_key").string() << "\n"
-                                               << "Host behind\n  HostName 127.0.0.1\n  Port " << machine.port() << "\n  User root\n  IdentityFile "
-                                               << (home.path / "other_key").string() << "\n  ProxyCommand ssh -F " << home.ssh_config() << " -i "
-                                               << (home.path / "other_key").string() << " -o StrictHostKeyChecking=accept-new -p " << machine.port()
-                                               << " -W %h:%p root@127.0.0.1\n";
+  std::ofstream(home.path / ".ssh" / "config") << "Host cluster\n  HostName 127.0.0.1\n  Port " << machine.port()
+                                               << "\n  User root\n  IdentityFile " << (home.path / "other_key").string() << "\n"
+                                               << "Host behind\n  HostName 127.0.0.1\n  Port " << machine.port()
+                                               << "\n  User root\n  IdentityFile " << (home.path / "other_key").string()
+                                               << "\n  ProxyCommand ssh -F " << home.ssh_config() << " -i "
+                                               << (home.path / "other_key").string() << " -o StrictHostKeyChecking=accept-new -p "
+                                               << machine.port() << " -W %h:%p root@127.0.0.1\n";
   auto config = side.config(machine);
   config.spec.set_location("cluster");
   side.connect(config);

@@ -75,8 +75,8 @@ Home::~Home() {
 }
 std::string Home::known_hosts() const { return text_of(path / ".ssh" / "known_hosts"); }
 std::string Home::ssh_config() const {
-  put(path / "ssh_config", "IdentityFile " + key().string() + "\nIdentitiesOnly yes\nUserKnownHostsFile " + (path / ".ssh" / "known_hosts").string() +
-                               "\nGlobalKnownHostsFile /dev/null\n");
+  put(path / "ssh_config", "IdentityFile " + key().string() + "\nIdentitiesOnly yes\nUserKnownHostsFile " +
+                               (path / ".ssh" / "known_hosts").string() + "\nGlobalKnownHostsFile /dev/null\n");
   return (path / "ssh_config").string();
 }
 
@@ -91,7 +91,8 @@ Machine::Machine(const Home& home, const std::string& more) {
   fs::create_directories("/run/sshd");
   put(folder_ / "sshd_config", "Port " + std::to_string(port_) + "\nListenAddress 127.0.0.1\nHostKey " + (folder_ / "host_key").string() +
                                    "\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n"
-                                   "KbdInteractiveAuthentication no\nAuthorizedKeysFile " + (folder_ / "authorized_keys").string() + "\nLogLevel ERROR\n" + more);
+                                   "KbdInteractiveAuthentication no\nAuthorizedKeysFile " +
+                                   (folder_ / "authorized_keys").string() + "\nLogLevel ERROR\n" + more);
   run({"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", (folder_ / "host_key").string()});
   start();
 }

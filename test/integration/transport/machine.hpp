@@ -37,9 +37,9 @@ class Machine {
  public:
   explicit Machine(const Home& home, const std::string& more = {});
   ~Machine();
-  void stop();                 // the listener and all its connections
-  void new_host_key();         // as if it was set up anew
-  void end_connections();      // kills the sshd of each connection, not the listener
+  void stop();             // the listener and all its connections
+  void new_host_key();     // as if it was set up anew
+  void end_connections();  // kills the sshd of each connection, not the listener
   int port() const { return port_; }
   std::string location() const { return "root@127.0.0.1:" + std::to_string(port_); }
   fs::path scratch() const { return folder_ / "scratch"; }

@@ -25,7 +25,8 @@ Outcome test(Side& side, HubConnectionConfig config) {
   return outcome;
 }
 
-const std::vector<std::string> names{"name", "reachability", "host key", "authentication", "shell", "scratch", "architecture", "time skew", "agent", "hub"};
+const std::vector<std::string> names{"name",    "reachability", "host key",  "authentication", "shell",
+                                     "scratch", "architecture", "time skew", "agent",          "hub"};
 
 }  // namespace
 
@@ -111,7 +112,8 @@ TEST_CASE("a test can be stopped") {
   Machine machine(home);
   Side side(home);
   int steps = 0;
-  auto running = start_resource_test(side.services(), side.config(machine), [&](v1::TestStep) { ++steps; }, [] { FAIL("it was stopped"); });
+  auto running = start_resource_test(
+      side.services(), side.config(machine), [&](v1::TestStep) { ++steps; }, [] { FAIL("it was stopped"); });
   side.until([&] { return steps > 3; });
   running.reset();
   const int told = steps;

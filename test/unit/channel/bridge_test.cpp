@@ -59,8 +59,8 @@ std::pair<unique_fd, unique_fd> sockets() {
 // Both ends of a channel with the link between them and a wire that can be cut; the test is daemon, hub and pilot.
 struct Line {
   Loop loop;
-  unique_fd client, worker;      // the users' own ends
-  unique_fd wire_a, wire_b;      // the middle of the present connection: the test relays (and can stop)
+  unique_fd client, worker;  // the users' own ends
+  unique_fd wire_a, wire_b;  // the middle of the present connection: the test relays (and can stop)
   std::unique_ptr<FdBridge> daemon, pilot;
   std::uint32_t epoch = 0;
   int daemon_finished = 0, pilot_finished = 0, broken = 0, daemon_connected = 0, acks = 0;
@@ -75,17 +75,26 @@ struct Line {
     client = std::move(client_fd);
     worker = std::move(worker_fd);
     BridgeHandlers of_daemon;
-    of_daemon.on_ack = [this](auto e, auto received) { ++acks; pilot->on_ack(e, received); };
+    of_daemon.on_ack = [this](auto e, auto received) {
+      ++acks;
+      pilot->on_ack(e, received);
+    };
     of_daemon.on_connected = [this](auto) { ++daemon_connected; };
     of_daemon.on_wire_broken = [this](auto, const std::string&) {
       ++broken;
       if (reopen) open();
     };
-    of_daemon.on_user_end = [this](auto offset, bool) { client_end = offset; pilot->on_peer_end(offset); };
+    of_daemon.on_user_end = [this](auto offset, bool) {
+      client_end = offset;
+      pilot->on_peer_end(offset);
+    };
     of_daemon.on_finished = [this] { ++daemon_finished; };
     of_daemon.on_failed = [this](const Error& error) { failed.push_back(error); };
     BridgeHandlers of_pilot;
-    of_pilot.on_ack = [this](auto e, auto received) { ++acks; daemon->on_ack(e, received); };
+    of_pilot.on_ack = [this](auto e, auto received) {
+      ++acks;
+      daemon->on_ack(e, received);
+    };
     of_pilot.on_user_end = [this](auto offset, bool hung_up) {
       worker_end = offset;
       worker_hung_up = hung_up;
@@ -179,19 +188,27 @@ TEST_CASE("an array survives cuts in the middle, both ways at once") {
   line.open();
   const std::string down = noise(50 << 20, 1), up = noise(30 << 20, 2);
   std::string got_down, got_up;
-  std::thread client_writes([&] { send_all(line.client.get(), down); ::shutdown(line.client.get(), SHUT_WR); });
-  std::thread worker_writes([&] { send_all(line.worker.get(), up); ::shutdown(line.worker.get(), SHUT_WR); });
+  std::thread client_writes([&] {
+    send_all(line.client.get(), down);
+    ::shutdown(line.client.get(), SHUT_WR);
+  });
+  std::thread worker_writes([&] {
+    send_all(line.worker.get(), up);
+    ::shutdown(line.worker.get(), SHUT_WR);
+  });
   std::thread client_reads([&] { got_up = read_to_end(line.client.get()); });
   std::thread worker_reads([&] { got_down = read_to_end(line.worker.get()); });
   std::uint64_t next_cut = 3 << 20;
-  const bool done = line.loop.run_until([&] {
-    const auto moved = line.pilot->bytes_to_user() + line.daemon->bytes_to_user();
-    if (moved > next_cut) {
-      next_cut = moved + (7 << 20);
-      line.cut();
-    }
-    return line.daemon_finished && line.pilot_finished;
-  }, 50s);
+  const bool done = line.loop.run_until(
+      [&] {
+        const auto moved = line.pilot->bytes_to_user() + line.daemon->bytes_to_user();
+        if (moved > next_cut) {
+          next_cut = moved + (7 << 20);
+          line.cut();
+        }
+        return line.daemon_finished && line.pilot_finished;
+      },
+      50s);
   if (!done) {
     ::shutdown(line.client.get(), SHUT_RDWR);
     ::shutdown(line.worker.get(), SHUT_RDWR);
@@ -212,7 +229,10 @@ TEST_CASE("while the wire is away a writer is held up, not lost") {
   line.cut();
   REQUIRE(line.loop.run_until([&] { return line.broken == 1; }));
   const std::string text = noise(4 << 20, 3);
-  std::thread writer([&] { send_all(line.worker.get(), text); line.worker.reset(); });
+  std::thread writer([&] {
+    send_all(line.worker.get(), text);
+    line.worker.reset();
+  });
   line.open();
   std::string got;
   std::thread reader([&] { got = read_to_end(line.client.get()); });
@@ -317,7 +337,10 @@ TEST_CASE("a worker that died: what it wrote arrives, its end is told") {
   Line line;
   line.open();
   const std::string words = noise(1 << 20, 4);
-  std::thread writer([&] { send_all(line.worker.get(), words); line.pilot->end_user(); });
+  std::thread writer([&] {
+    send_all(line.worker.get(), words);
+    line.pilot->end_user();
+  });
   std::string got;
   std::thread reader([&] { got = read_to_end(line.client.get()); });
   CHECK(line.loop.run_until([&] { return line.worker_end.has_value() && line.worker_hung_up; }));

@@ -65,7 +65,10 @@ void worker(int fd, std::size_t in, std::size_t out) {
   while (read_all(fd, buffer.data(), in)) send_all(fd, buffer.data(), out);
 }
 
-struct Measured { double median_us; double p99_us; };
+struct Measured {
+  double median_us;
+  double p99_us;
+};
 Measured calls(int fd, std::size_t in, std::size_t out, int count) {
   std::vector<char> buffer(std::max(in, out), 'x');
   std::vector<double> took;
@@ -148,11 +151,15 @@ void compare(const char* name, std::size_t in, std::size_t out, int count) {
     relays_p99.push_back(bare.p99_us);
     bridges_p99.push_back(ours.p99_us);
   }
-  const auto median = [](std::vector<double>& all) { std::sort(all.begin(), all.end()); return all[all.size() / 2]; };
+  const auto median = [](std::vector<double>& all) {
+    std::sort(all.begin(), all.end());
+    return all[all.size() / 2];
+  };
   const double bare = median(relays), ours = median(bridges);
-  std::printf("%-28s relays %9.1f us (p99 %9.1f)  bridges %9.1f us (p99 %9.1f)  ratio %.2f", name, bare, median(relays_p99),
-              ours, median(bridges_p99), ours / bare);
-  if (in + out > 1 << 20) std::printf("  (%.2f against %.2f GB/s)", static_cast<double>(in + out) / ours / 1e3, static_cast<double>(in + out) / bare / 1e3);
+  std::printf("%-28s relays %9.1f us (p99 %9.1f)  bridges %9.1f us (p99 %9.1f)  ratio %.2f", name, bare, median(relays_p99), ours,
+              median(bridges_p99), ours / bare);
+  if (in + out > 1 << 20)
+    std::printf("  (%.2f against %.2f GB/s)", static_cast<double>(in + out) / ours / 1e3, static_cast<double>(in + out) / bare / 1e3);
   std::printf("\n");
   std::fflush(stdout);
 }

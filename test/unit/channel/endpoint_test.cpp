@@ -86,7 +86,7 @@ struct Pair {
 
 TEST_CASE("bytes go both ways after the headers") {
   Pair pair;
-  CHECK(give(pair.daemon, "early") == 5);   // before there is a wire
+  CHECK(give(pair.daemon, "early") == 5);  // before there is a wire
   CHECK_FALSE(pair.daemon.has_wire_out());
   pair.connect(1);
   CHECK(give(pair.pilot, "answer") == 6);
@@ -249,7 +249,7 @@ TEST_CASE("whatever is cut wherever, the streams arrive whole, once, in order") 
     }
     std::size_t given[2]{};
     bool told_end[2]{};
-    std::string air[2];              // on the wire, by sender
+    std::string air[2];                                           // on the wire, by sender
     std::deque<std::pair<std::uint32_t, std::uint64_t>> acks[2];  // under way on the link, by sender
     std::uint32_t epoch = 0;
 
@@ -290,19 +290,28 @@ TEST_CASE("whatever is cut wherever, the streams arrive whole, once, in order") 
             RC_ASSERT(ends[other].on_peer_end(ends[me].taken()));
           }
           break;
-        case 3: case 4: case 5: case 6:
+        case 3:
+        case 4:
+        case 5:
+        case 6:
           if (ends[me].ack_due() || (ends[me].ack_owed() && random(3) == 0) || random(30) == 0)
             if (ends[me].epoch()) acks[me].emplace_back(ends[me].epoch(), ends[me].take_ack());
           break;
-        case 7: case 8: case 9: case 10:
+        case 7:
+        case 8:
+        case 9:
+        case 10:
           if (!acks[me].empty()) {
             RC_ASSERT(ends[other].on_ack(acks[me].front().first, acks[me].front().second));
             acks[me].pop_front();
           }
           break;
-        case 11: case 12: case 13: case 14: case 15: case 16:
-          given[me] += give(ends[me], std::string_view(source[me]).substr(given[me]), 1 + random(4000));
-          break;
+        case 11:
+        case 12:
+        case 13:
+        case 14:
+        case 15:
+        case 16: given[me] += give(ends[me], std::string_view(source[me]).substr(given[me]), 1 + random(4000)); break;
         default: {
           if (me == 1 && pilot_waits_for_header) {
             write(ends[1], random(5000));  // into the old connection, from which nobody reads any more

@@ -139,9 +139,7 @@ TEST_CASE("a refusal, silence, and a giver that goes away are told apart") {
     giver.join();
   }
   SECTION("nobody there") { CHECK(take_channel(listener.dir / "none", ticket, 1s).error().code == Code::unavailable); }
-  SECTION("a path that is too long") {
-    CHECK(take_channel(std::string(200, 'p'), ticket, 1s).error().code == Code::invalid_argument);
-  }
+  SECTION("a path that is too long") { CHECK(take_channel(std::string(200, 'p'), ticket, 1s).error().code == Code::invalid_argument); }
   SECTION("no end yet") {
     int pair[2];
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);

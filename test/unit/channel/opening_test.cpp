@@ -19,7 +19,8 @@ TEST_CASE("an opening has the layout of PROTOCOL.md 5.2") {
   const std::string bytes = text(format_opening(opening));
   CHECK(bytes == std::string("FLCH\0\1\0\1\1\2\3\4\5\6\7\x8\xa\xb\xc\xd\0\0\0\0"
                              "ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`"
-                             "\x11\x12\x13\x14\x15\x16\x17\x18", 64));
+                             "\x11\x12\x13\x14\x15\x16\x17\x18",
+                             64));
   auto parsed = parse_opening(bytes);
   REQUIRE(parsed);
   CHECK(*parsed == opening);

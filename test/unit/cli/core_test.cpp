@@ -15,19 +15,41 @@ using namespace flotilla;
 using namespace flotilla::cli;
 
 TEST_CASE("durations are read as people write them") {
-  const std::pair<const char*, std::int64_t> good[] = {
-      {"90", 90'000},        {"90s", 90'000},           {"250ms", 250},          {"10min", 600'000},
-      {"10 min", 600'000},   {"1.5h", 5'400'000},       {"2h30m", 9'000'000},    {"1 d 4 h", 100'800'000},
-      {"1d4h", 100'800'000}, {"1:30:00", 5'400'000},    {"02:30", 150'000},      {"2 weeks", 1'209'600'000},
-      {" 5 s ", 5'000},      {"0", 0},                  {"1h0m1s", 3'601'000},   {"36525d", 3'155'760'000'000}};
+  const std::pair<const char*, std::int64_t> good[] = {{"90", 90'000},        {"90s", 90'000},
+                                                       {"250ms", 250},        {"10min", 600'000},
+                                                       {"10 min", 600'000},   {"1.5h", 5'400'000},
+                                                       {"2h30m", 9'000'000},  {"1 d 4 h", 100'800'000},
+                                                       {"1d4h", 100'800'000}, {"1:30:00", 5'400'000},
+                                                       {"02:30", 150'000},    {"2 weeks", 1'209'600'000},
+                                                       {" 5 s ", 5'000},      {"0", 0},
+                                                       {"1h0m1s", 3'601'000}, {"36525d", 3'155'760'000'000}};
   for (const auto& [text, ms] : good) {
     INFO(text);
     const auto value = parse_duration(text);
     REQUIRE(value);
     CHECK(*value == ms);
   }
-  for (const char* text : {"", " ", "-5s", "5 parsecs", "s", "1h1h", "1m1h", "1h30", "1.2.3s", "1:60", "1:2:3:4", ":", "1:", "1:-2", "inf",
-                           "36526d", "1e400d", "9999999999999999999999d", "99999999999:00:00", "0.1ms", "1h 2"}) {
+  for (const char* text : {"",
+                           " ",
+                           "-5s",
+                           "5 parsecs",
+                           "s",
+                           "1h1h",
+                           "1m1h",
+                           "1h30",
+                           "1.2.3s",
+                           "1:60",
+                           "1:2:3:4",
+                           ":",
+                           "1:",
+                           "1:-2",
+                           "inf",
+                           "36526d",
+                           "1e400d",
+                           "9999999999999999999999d",
+                           "99999999999:00:00",
+                           "0.1ms",
+                           "1h 2"}) {
     INFO(text);
     const auto value = parse_duration(text);
     REQUIRE_FALSE(value);
@@ -38,8 +60,8 @@ TEST_CASE("durations are read as people write them") {
 }
 
 TEST_CASE("sizes are read as people write them") {
-  const std::pair<const char*, std::int64_t> good[] = {{"4096", 4096}, {"64k", 65536},    {"64 KiB", 65536}, {"64kB", 64000},
-                                                       {"1.5G", 1610612736}, {"2 MB", 2'000'000}, {"0", 0},  {"7B", 7}};
+  const std::pair<const char*, std::int64_t> good[] = {{"4096", 4096},       {"64k", 65536},      {"64 KiB", 65536}, {"64kB", 64000},
+                                                       {"1.5G", 1610612736}, {"2 MB", 2'000'000}, {"0", 0},          {"7B", 7}};
   for (const auto& [text, bytes] : good) {
     INFO(text);
     const auto value = parse_size(text);
@@ -103,7 +125,8 @@ TEST_CASE("moments: today the time alone") {
 
 TEST_CASE("what comes from elsewhere cannot move the cursor") {
   CHECK(printable("a\033[2Jb\nc\td\x7f") == "a?[2Jb c d?");
-  CHECK(printable("\xC2\x9B" "31m") == "??31m");
+  CHECK(printable("\xC2\x9B"
+                  "31m") == "??31m");
   CHECK(printable("Grüße") == "Grüße");
   CHECK(printable("\xFF\xFEz\xC3") == "??z?");
   CHECK(printable("Grüße an alle", 6) == "Grüße…");
@@ -163,12 +186,14 @@ TEST_CASE("JSON is stable: names, numbers, order, all scalars") {
   const std::string text = to_json(job);
   CHECK(text.find("\"id\": 9007199254740992,") != std::string::npos);
   CHECK(text.find("\"state\": \"failed\"") != std::string::npos);
-  CHECK(text.find(R"("argv": ["say \"hi\"\n", ")" "\xEF\xBF\xBD" R"("])") != std::string::npos);
+  CHECK(text.find(R"("argv": ["say \"hi\"\n", ")"
+                  "\xEF\xBF\xBD"
+                  R"("])") != std::string::npos);
   CHECK(text.find("\"A\": \"1\",") < text.find("\"B\": \"2\""));
   CHECK(text.find("\"sha256\": \"01fe\"") != std::string::npos);
   CHECK(text.find("\"pilot_unreachable\": false") != std::string::npos);
-  CHECK(text.find("\"worker\"") == std::string::npos);   // the other kind of job
-  CHECK(text.find("\"exit\"") == std::string::npos);     // not yet
+  CHECK(text.find("\"worker\"") == std::string::npos);  // the other kind of job
+  CHECK(text.find("\"exit\"") == std::string::npos);    // not yet
   CHECK(to_json(v1::Empty()) == "{}");
   v1::DaemonInfo info;
   info.set_started_ms(-1);
@@ -176,23 +201,21 @@ TEST_CASE("JSON is stable: names, numbers, order, all scalars") {
   CHECK(json_list({}) == "[]");
   CHECK(json_list({"1", "2"}) == "[\n  1,\n  2\n]");
   CHECK(json_string("\xED\xA0\x80") == "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\"");  // a surrogate is no character
-  CHECK(json_string("\xC0\xAF") == "\"\xEF\xBF\xBD\xEF\xBF\xBD\"");                 // longer than needed
+  CHECK(json_string("\xC0\xAF") == "\"\xEF\xBF\xBD\xEF\xBF\xBD\"");                  // longer than needed
 }
 
 TEST_CASE("tables are aligned for people and tab-separated for programs") {
   const std::vector<Column> columns{{"ID", Align::right}, {"STATE"}, {"COMMAND", Align::left, true}};
   const std::vector<std::vector<Cell>> rows{{"7", Cell("running", colour::green), "sleep 100000"}, {"12", "ok", "a\tb"}};
   CHECK(format_table(columns, rows, {}) == "7\trunning\tsleep 100000\n12\tok\ta b\n");
-  CHECK(format_table(columns, rows, {true, false, 0}) ==
-        "ID  STATE    COMMAND\n 7  running  sleep 100000\n12  ok       a b\n");
+  CHECK(format_table(columns, rows, {true, false, 0}) == "ID  STATE    COMMAND\n 7  running  sleep 100000\n12  ok       a b\n");
   const std::string coloured = format_table(columns, rows, {true, true, 80});
   CHECK(coloured.find("\033[32mrunning\033[0m") != std::string::npos);
   // The elastic column is cut, and no line is wider than the terminal.
   const std::vector<std::vector<Cell>> wide{{"1", "running", std::string(200, 'x')}};
   const std::string cut = format_table(columns, wide, {true, false, 40});
   std::size_t from = 0;
-  for (std::size_t end; (end = cut.find('\n', from)) != std::string::npos; from = end + 1)
-    CHECK(width(cut.substr(from, end - from)) <= 40);
+  for (std::size_t end; (end = cut.find('\n', from)) != std::string::npos; from = end + 1) CHECK(width(cut.substr(from, end - from)) <= 40);
   CHECK(cut.find("…") != std::string::npos);
 }
 
@@ -221,12 +244,13 @@ TEST_CASE("the detach keys are seen across reads, a Ctrl-P alone goes on") {
   CHECK(out == "ab");
   CHECK(keys.holding());
   CHECK_FALSE(keys.feed("c", out));
-  CHECK(out == "ab\x10"
-               "c");
+  CHECK(out ==
+        "ab\x10"
+        "c");
   out.clear();
   CHECK_FALSE(keys.feed("\x10", out));
   CHECK(keys.release() == "\x10");
-  CHECK_FALSE(keys.feed("\x11", out));   // Ctrl-Q alone
+  CHECK_FALSE(keys.feed("\x11", out));  // Ctrl-Q alone
   CHECK(out == "\x11");
   out.clear();
   CHECK_FALSE(keys.feed("\x10\x10", out));

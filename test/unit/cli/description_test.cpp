@@ -50,7 +50,8 @@ pilot = 3
 }
 
 TEST_CASE("several jobs, and files by name") {
-  const auto jobs = parse_jobs("[[job]]\nshell = \"echo $HOME | wc\"\n[[job]]\nargv = [\"x\"]\nfiles = { \"in/a.txt\" = \"/tmp/z\" }\n", "f");
+  const auto jobs =
+      parse_jobs("[[job]]\nshell = \"echo $HOME | wc\"\n[[job]]\nargv = [\"x\"]\nfiles = { \"in/a.txt\" = \"/tmp/z\" }\n", "f");
   REQUIRE(jobs);
   REQUIRE(jobs->size() == 2);
   REQUIRE((*jobs)[0].spec.command().argv_size() == 3);
@@ -59,7 +60,10 @@ TEST_CASE("several jobs, and files by name") {
 }
 
 TEST_CASE("all faults of a job file are told at once, each with its line") {
-  const auto jobs = parse_jobs("lable = \"hpc\"\nargv = \"ls\"\nslots = 0\nthreads = 2\ntime_limit = \"soon\"\nenv = { \"A-B\" = \"x\" }\nterminal = 1\nfiles = [\"../x=/y\"]\n", "job.toml");
+  const auto jobs = parse_jobs(
+      "lable = \"hpc\"\nargv = \"ls\"\nslots = 0\nthreads = 2\ntime_limit = \"soon\"\nenv = { \"A-B\" = \"x\" }\nterminal = 1\nfiles = "
+      "[\"../x=/y\"]\n",
+      "job.toml");
   REQUIRE_FALSE(jobs);
   const auto& error = jobs.error();
   CHECK(error.code == Code::invalid_argument);
@@ -123,7 +127,7 @@ debug = true
 
   const auto wrong = parse_resources("loaction = \"x\"\ntransport = \"telnet\"\n", "r.toml");
   REQUIRE_FALSE(wrong);
-  REQUIRE(wrong.error().faults.size() == 3);   // unknown key, no name, transport
+  REQUIRE(wrong.error().faults.size() == 3);  // unknown key, no name, transport
 }
 
 TEST_CASE("input files: names stay inside the folder") {

@@ -19,7 +19,8 @@ slots = 3
 [pilots]
 idle = "30m"
 cutoff = "2h"
-)", "config.toml");
+)",
+                             "config.toml");
   REQUIRE(config);
   CHECK(config->debug);
   CHECK(config->durability == Durability::disk);

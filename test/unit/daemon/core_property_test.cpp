@@ -80,8 +80,9 @@ TEST_CASE("random histories keep the invariants") {
                 if (*rc::gen::inRange(0, 4) != 0) {
                   auto* report = hello.add_inventory();
                   *report->mutable_id() = h.attempt(job);
-                  report->set_state(state.jobs.at(job).prefilled ? v1::JOB_DISPATCHED
-                                                                 : *rc::gen::element(v1::JOB_RUNNING, v1::JOB_FINISHED, v1::JOB_DISPATCHED));
+                  report->set_state(state.jobs.at(job).prefilled
+                                        ? v1::JOB_DISPATCHED
+                                        : *rc::gen::element(v1::JOB_RUNNING, v1::JOB_FINISHED, v1::JOB_DISPATCHED));
                   report->mutable_exit()->set_kind(v1::EXITED);
                 }
             (void)h.core.on_node_joined(hello, true, h.now, h.out);

@@ -98,7 +98,8 @@ TEST_CASE("why says what stands in the way") {
   CHECK(h.has_room(job));
   CHECK(why(h.core.state(), *h.core.state().job(first)).sentence ==
         fmt::format("all slots that it could use are taken; it waits at pilot {} (host0) and starts there with the next free one, "
-                    "or where there is room earlier", pilot.value));
+                    "or where there is room earlier",
+                    pilot.value));
   CHECK(passes(first));
   const JobId wide = h.submit(h.command("gpu", 64));
   CHECK(why(h.core.state(), *h.core.state().job(wide)).sentence.find("flotilla pilot start RESOURCE --slots 64") != std::string::npos);

@@ -33,7 +33,8 @@ TEST_CASE("locations") {
   };
   for (const char* location : {"host", "me@host", "me@host:22", "host:2222", "me@10.0.0.1", "me@[fe80::1]:22", "[::1]", "a.b-c.example"})
     CHECK(good(location));
-  for (const char* location : {"@host", "me@", "me@host:0", "me@host:x", "me@host:65536", "me@-oProxyCommand=x", "me@ho st", "me@host;ls", "me@[::1"})
+  for (const char* location :
+       {"@host", "me@", "me@host:0", "me@host:x", "me@host:65536", "me@-oProxyCommand=x", "me@ho st", "me@host;ls", "me@[::1"})
     CHECK_FALSE(good(location));
 }
 
@@ -73,7 +74,8 @@ TEST_CASE("a job's faults") {
   auto status = check_job(spec, h.core.state());
   REQUIRE_FALSE(status);
   const std::string all = status.error().text();
-  for (const char* part : {"time_limit", "../evil", "SHA-256", "neither a command nor a worker"}) CHECK(all.find(part) != std::string::npos);
+  for (const char* part : {"time_limit", "../evil", "SHA-256", "neither a command nor a worker"})
+    CHECK(all.find(part) != std::string::npos);
   auto many = h.core.submit({h.command(), spec}, h.now, h.out);
   REQUIRE_FALSE(many);
   CHECK(h.core.state().jobs.empty());  // all or none

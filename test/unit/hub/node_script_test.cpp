@@ -10,8 +10,8 @@ TEST_CASE("STARTED is read, and nothing that looks like it") {
   CHECK(started->guard_pid == 12);
   CHECK(started->pid == 34);
   CHECK(parse_started("STARTED 12 34\r"));
-  for (const char* line : {"", "STARTED", "STARTED 1", "STARTED 1 2 3", "STARTED 0 2", "STARTED 1 0", "STARTED a b", "STARTED -1 2", "started 1 2",
-                           "STARTED 1 99999999999", "NOTSTARTED 1 2"}) {
+  for (const char* line : {"", "STARTED", "STARTED 1", "STARTED 1 2 3", "STARTED 0 2", "STARTED 1 0", "STARTED a b", "STARTED -1 2",
+                           "started 1 2", "STARTED 1 99999999999", "NOTSTARTED 1 2"}) {
     INFO(line);
     CHECK_FALSE(parse_started(line));
   }
@@ -28,7 +28,8 @@ TEST_CASE("the node's line is found among what a login shell prints") {
   REQUIRE(bare);
   CHECK_FALSE(bare->have);
   CHECK(bare->hub_address.empty());
-  for (const char* other : {"", "Welcome to node1", "FLOTILLA-NODE 1 ", "FLOTILLA-NODE 1 maybe x86_64", "FLOTILLA-NODE 2 have x86_64", " FLOTILLA-NODE 1 have x86_64"}) {
+  for (const char* other : {"", "Welcome to node1", "FLOTILLA-NODE 1 ", "FLOTILLA-NODE 1 maybe x86_64", "FLOTILLA-NODE 2 have x86_64",
+                            " FLOTILLA-NODE 1 have x86_64"}) {
     INFO(other);
     CHECK_FALSE(parse_node_line(other));
   }

@@ -43,12 +43,11 @@ struct Bench {
     const auto hub = must(tls::issue_intermediate(ca, "h1", wall_ms()));
     Sockets upper, lower;
     plain = std::move(upper.a);
-    auto far = must(tls::Stream::make(
-        must(tls::make_context(tls::Role::server, must(tls::issue_server(hub, ca.chain, "h1", wall_ms())))), tls::Role::server,
-        std::move(lower.a), ""));
-    secure.emplace(must(tls::Stream::make(
-        must(tls::make_context(tls::Role::client, must(tls::issue_pilot(hub, ca.chain, PilotId{7}, 0, wall_ms())))),
-        tls::Role::client, std::move(lower.b), "h1.flotilla")));
+    auto far = must(tls::Stream::make(must(tls::make_context(tls::Role::server, must(tls::issue_server(hub, ca.chain, "h1", wall_ms())))),
+                                      tls::Role::server, std::move(lower.a), ""));
+    secure.emplace(
+        must(tls::Stream::make(must(tls::make_context(tls::Role::client, must(tls::issue_pilot(hub, ca.chain, PilotId{7}, 0, wall_ms())))),
+                               tls::Role::client, std::move(lower.b), "h1.flotilla")));
     auto shaken = std::async(std::launch::async, [&] { return secure->handshake_within(5s); });
     REQUIRE(far.handshake_within(5s));
     REQUIRE(shaken.get());

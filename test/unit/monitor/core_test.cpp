@@ -52,7 +52,9 @@ void fill(google::protobuf::Message& message, int depth = 0) {
     }
     bool many = field->is_repeated();
     switch (field->cpp_type()) {
-#define SET(kind, value) many ? reflection->Add##kind(&message, field, value) : reflection->Set##kind(&message, field, value); break
+#define SET(kind, value)                                                                                \
+  many ? reflection->Add##kind(&message, field, value) : reflection->Set##kind(&message, field, value); \
+  break
       case Field::CPPTYPE_INT32: SET(Int32, 7);
       case Field::CPPTYPE_INT64: SET(Int64, 7);
       case Field::CPPTYPE_UINT32: SET(UInt32, 7);
@@ -134,8 +136,8 @@ TEST_CASE("A wrong token is refused everywhere") {
 }
 
 TEST_CASE("A name that was pointed at 127.0.0.1 is refused, with the right token too") {
-  for (auto host : {"evil.example:8080", "127.0.0.1", "127.0.0.1:80", "localhost:8081", "127.0.0.1.evil.example:8080",
-                    "evil127.0.0.1:8080", "localhost:8080:8080", ":8080", "", "0.0.0.0:8080", "user@127.0.0.1:8080"}) {
+  for (auto host : {"evil.example:8080", "127.0.0.1", "127.0.0.1:80", "localhost:8081", "127.0.0.1.evil.example:8080", "evil127.0.0.1:8080",
+                    "localhost:8080:8080", ":8080", "", "0.0.0.0:8080", "user@127.0.0.1:8080"}) {
     auto request = let_in("/?token=0123456789abcdef");
     request.host = host;
     INFO(host);
@@ -176,9 +178,8 @@ TEST_CASE("Addresses and their parameters") {
   CHECK(route(let_in("/index.html"), access_).path == "/index.html");
   CHECK(route(let_in("/?x=1"), access_).path == "/index.html");
 
-  for (auto target : {"/api/v1/jobs/0", "/api/v1/jobs/", "/api/v1/jobs/-1", "/api/v1/jobs/1x/output",
-                      "/api/v1/jobs/99999999999999999999", "/api/v1/jobs/1/output?tail=0", "/api/v1/jobs/1/output?tail=1k",
-                      "/api/v1/jobs/1/output?stream=3"}) {
+  for (auto target : {"/api/v1/jobs/0", "/api/v1/jobs/", "/api/v1/jobs/-1", "/api/v1/jobs/1x/output", "/api/v1/jobs/99999999999999999999",
+                      "/api/v1/jobs/1/output?tail=0", "/api/v1/jobs/1/output?tail=1k", "/api/v1/jobs/1/output?stream=3"}) {
     INFO(target);
     CHECK(route(let_in(target), access_).status == 400);
   }
@@ -270,7 +271,7 @@ TEST_CASE("The log is bounded, and says who has fallen behind") {
 
 TEST_CASE("Only secrets and bulk are left out of what the page gets") {
   v1::Change full;
-  fill(*full.mutable_job());   // of the two kinds the last one, a worker, stays
+  fill(*full.mutable_job());  // of the two kinds the last one, a worker, stays
   std::set<std::string> missing;
   missing_fields(full, slim(full), "", missing);
   CHECK(missing == std::set<std::string>{"job.spec.env", "job.spec.files", "job.exit.stderr_tail"});
@@ -279,8 +280,8 @@ TEST_CASE("Only secrets and bulk are left out of what the page gets") {
   fill(*full.mutable_job()->mutable_spec()->mutable_command());
   missing.clear();
   missing_fields(full, slim(full), "", missing);
-  CHECK(missing == std::set<std::string>{"job.spec.env", "job.spec.files", "job.exit.stderr_tail",
-                                         "job.spec.command.stdin_data", "job.spec.command.window"});
+  CHECK(missing == std::set<std::string>{"job.spec.env", "job.spec.files", "job.exit.stderr_tail", "job.spec.command.stdin_data",
+                                         "job.spec.command.window"});
 
   v1::Change resource;
   fill(*resource.mutable_resource());

@@ -23,7 +23,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr auto patience = 20s;   // only a defect waits this long
+constexpr auto patience = 20s;  // only a defect waits this long
 const std::string secret = "3b9d50c1e2f4a5968778695a4b3c2d1e";
 
 v1::Change job_change(std::uint64_t id, v1::JobState state, const std::string& message = {}) {
@@ -174,10 +174,9 @@ class Client {
   std::string text_;
 };
 
-std::string request(const Server& server, const std::string& target, const std::string& more = {},
-                    const std::string& method = "GET") {
-  return method + " " + target + " HTTP/1.1\r\nHost: 127.0.0.1:" + std::to_string(server.port) +
-         "\r\nAuthorization: Bearer " + secret + "\r\n" + more + "\r\n";
+std::string request(const Server& server, const std::string& target, const std::string& more = {}, const std::string& method = "GET") {
+  return method + " " + target + " HTTP/1.1\r\nHost: 127.0.0.1:" + std::to_string(server.port) + "\r\nAuthorization: Bearer " + secret +
+         "\r\n" + more + "\r\n";
 }
 
 struct Reply {
@@ -331,16 +330,15 @@ TEST_CASE("The snapshot as one document, cut to the jobs that matter") {
   limits.snapshot_jobs = 1000;
   Server server(limits);
   server.on_thread([&] {
-    for (std::uint64_t id = 1; id <= 5000; ++id)
-      server.source.jobs[id] = job_change(id, id <= 10 ? v1::JOB_RUNNING : v1::JOB_FINISHED);
+    for (std::uint64_t id = 1; id <= 5000; ++id) server.source.jobs[id] = job_change(id, id <= 10 ? v1::JOB_RUNNING : v1::JOB_FINISHED);
   });
   auto snapshot = json::parse(ask(server, "/api/v1/snapshot").body);
   CHECK(snapshot["info"]["host"] == "laptop");
   CHECK(snapshot["omitted_jobs"] == 4000);
   REQUIRE(snapshot["changes"].size() == 1001);
   CHECK(snapshot["changes"][0]["resource"]["spec"]["name"] == "local");
-  CHECK(snapshot["changes"][1]["job"]["id"] == "1");         // running, old as it is
-  CHECK(snapshot["changes"][11]["job"]["id"] == "4011");     // of those that ended, the newest
+  CHECK(snapshot["changes"][1]["job"]["id"] == "1");      // running, old as it is
+  CHECK(snapshot["changes"][11]["job"]["id"] == "4011");  // of those that ended, the newest
   CHECK(snapshot["changes"][1000]["job"]["id"] == "5000");
 }
 
@@ -470,8 +468,7 @@ TEST_CASE("A client that does not read is reset, costs nothing, and disturbs nob
   std::uint64_t job = 2;
   for (int round = 0; round < 60; ++round) {
     server.on_thread([&] {
-      for (int i = 0; i < 100; ++i, ++job)
-        server.monitor->changed(job_change(job, v1::JOB_RUNNING, std::string(1000, 'x')));
+      for (int i = 0; i < 100; ++i, ++job) server.monitor->changed(job_change(job, v1::JOB_RUNNING, std::string(1000, 'x')));
     });
     std::string last;
     while (last != std::to_string(job - 1)) last = quick.event().data.back()["job"]["id"];
@@ -512,11 +509,10 @@ TEST_CASE("A write that stalls for a heartbeat ends the stream") {
   read_snapshot(stuck);
   // It does not read any more: fill its way, then wait until it has been let go, which makes its place free.
   server.on_thread([&] {
-    for (std::uint64_t job = 1; job <= 5000; ++job)
-      server.monitor->changed(job_change(job, v1::JOB_RUNNING, std::string(1000, 'x')));
+    for (std::uint64_t job = 1; job <= 5000; ++job) server.monitor->changed(job_change(job, v1::JOB_RUNNING, std::string(1000, 'x')));
   });
   wait_for_place(server);
-  auto text = stuck.rest();   // what was under way, then the end without a word
+  auto text = stuck.rest();  // what was under way, then the end without a word
   CHECK_FALSE(has(text, "5000\""));
 }
 
@@ -608,5 +604,5 @@ TEST_CASE("Only loopback is listened on, and no started process inherits a socke
     CHECK(address.sin_addr.s_addr == htonl(INADDR_LOOPBACK));
     ++listening;
   }
-  CHECK(listening == 2);   // the listener and the accepted end
+  CHECK(listening == 2);  // the listener and the accepted end
 }

@@ -25,7 +25,8 @@ void start(AttemptTable& table, std::uint64_t job, std::uint32_t slots = 1) {
 TEST_CASE("every phase and event: what the table says, and nothing else") {
   int allowed = 0;
   for (Phase from : {Phase::waiting, Phase::preparing, Phase::running, Phase::leaving, Phase::ended})
-    for (AttemptEvent event : {AttemptEvent::admitted, AttemptEvent::started, AttemptEvent::exited, AttemptEvent::gone, AttemptEvent::not_started})
+    for (AttemptEvent event :
+         {AttemptEvent::admitted, AttemptEvent::started, AttemptEvent::exited, AttemptEvent::gone, AttemptEvent::not_started})
       if (next_phase(from, event)) {
         ++allowed;
         CHECK(from != Phase::ended);

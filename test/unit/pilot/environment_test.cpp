@@ -10,7 +10,8 @@ using namespace flotilla;
 using namespace flotilla::pilot;
 
 TEST_CASE("launcher variables go, how sites reach their tools stays") {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_FD", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "NSLOTS", "FLOTILLA_JOB"})
+  for (const char* name :
+       {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_FD", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "NSLOTS", "FLOTILLA_JOB"})
     CHECK(is_launcher_variable(name));
   for (const char* name : {"PATH", "SLURM_CONF", "SGE_ROOT", "HOME", "OMP_NUM_THREADS", "PMIXED"}) CHECK_FALSE(is_launcher_variable(name));
 }

@@ -13,9 +13,7 @@ bool nobody(pid_t, const std::string&) { return false; }
 bool everybody(pid_t, const std::string&) { return true; }
 bool guard_only(pid_t pid, const std::string&) { return pid == 10; }
 
-Owner some() {
-  return {"aabbccdd00112233", "7", "0", "node1/x", "boot-1", "pid:[1]", 10, 11, "100", "101", "/tmp/fl-0-aabbccdd/p7.0"};
-}
+Owner some() { return {"aabbccdd00112233", "7", "0", "node1/x", "boot-1", "pid:[1]", 10, 11, "100", "101", "/tmp/fl-0-aabbccdd/p7.0"}; }
 
 struct Folder {
   fs::path path;

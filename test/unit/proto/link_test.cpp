@@ -89,14 +89,13 @@ TEST_CASE("a connection that breaks ends the link at both sides") {
   Pair pair;
   int upper_closed = 0, lower_closed = 0, frames = 0;
   const int raw = dup(pair.lower_fd.get());
-  link::Server server(io,
-                      {nullptr, [&](const link::LinkPtr&, v1::Frame) { ++frames; },
-                       [&](const link::LinkPtr&, const std::string&) { ++upper_closed; }},
-                      link::keepalive_cluster);
+  link::Server server(
+      io, {nullptr, [&](const link::LinkPtr&, v1::Frame) { ++frames; }, [&](const link::LinkPtr&, const std::string&) { ++upper_closed; }},
+      link::keepalive_cluster);
   server.add_fd(std::move(pair.upper_fd));
-  auto lower = link::connect_fd(io, std::move(pair.lower_fd),
-                                {nullptr, nullptr, [&](const link::LinkPtr&, const std::string&) { ++lower_closed; }},
-                                link::keepalive_cluster);
+  auto lower =
+      link::connect_fd(io, std::move(pair.lower_fd), {nullptr, nullptr, [&](const link::LinkPtr&, const std::string&) { ++lower_closed; }},
+                       link::keepalive_cluster);
   lower->send(ping(1));
   REQUIRE(run_until(io, [&] { return frames == 1; }));
   shutdown(raw, SHUT_RDWR);
@@ -109,8 +108,7 @@ TEST_CASE("a silent peer is noticed by keepalive") {
   Pair pair;
   std::string cause;
   auto lower = link::connect_fd(io, std::move(pair.lower_fd),
-                                {nullptr, nullptr, [&](const link::LinkPtr&, const std::string& c) { cause = c; }},
-                                {200ms, 300ms});
+                                {nullptr, nullptr, [&](const link::LinkPtr&, const std::string& c) { cause = c; }}, {200ms, 300ms});
   REQUIRE(run_until(io, [&] { return !cause.empty(); }));
 }
 

@@ -26,8 +26,7 @@ T must(Result<T> result) {
 
 struct Trust {
   explicit Trust(const std::string& hub_id = "h1", std::int64_t now_ms = wall_ms())
-      : ca(must(tls::make_ca(std::string(16, 'i'), now_ms))),
-        hub(must(tls::issue_intermediate(ca, hub_id, now_ms))),
+      : ca(must(tls::make_ca(std::string(16, 'i'), now_ms))), hub(must(tls::issue_intermediate(ca, hub_id, now_ms))),
         server(must(tls::issue_server(hub, ca.chain, hub_id, now_ms))) {}
   link::TlsIdentity pilot(std::uint64_t id, std::int64_t lifetime_ms = 0, std::int64_t now_ms = wall_ms()) const {
     return must(tls::issue_pilot(hub, ca.chain, PilotId{id}, lifetime_ms, now_ms));
@@ -168,19 +167,13 @@ TEST_CASE("links that must not come about") {
     identity.ca = trust.ca.chain;  // it trusts the hub, the hub not it
     CHECK_FALSE(try_link(trust.server, identity, "h1.flotilla").open);
   }
-  SECTION("a hub of another instance") {
-    CHECK_FALSE(try_link(stranger.server, trust.pilot(7), "h1.flotilla").open);
-  }
-  SECTION("another hub of the same instance") {
-    CHECK_FALSE(try_link(trust.server, trust.pilot(7), "h2.flotilla").open);
-  }
+  SECTION("a hub of another instance") { CHECK_FALSE(try_link(stranger.server, trust.pilot(7), "h1.flotilla").open); }
+  SECTION("another hub of the same instance") { CHECK_FALSE(try_link(trust.server, trust.pilot(7), "h2.flotilla").open); }
   SECTION("a pilot whose certificate has expired") {
     const auto old = trust.pilot(7, 3600'000, wall_ms() - 10LL * 24 * 3600 * 1000);
     CHECK_FALSE(try_link(trust.server, old, "h1.flotilla").open);
   }
-  SECTION("a pilot that poses as the hub") {
-    CHECK_FALSE(try_link(trust.pilot(7), trust.pilot(8), "h1.flotilla").open);
-  }
+  SECTION("a pilot that poses as the hub") { CHECK_FALSE(try_link(trust.pilot(7), trust.pilot(8), "h1.flotilla").open); }
   SECTION("a hub that names itself like another one") {
     // The intermediate CA of h1 is constrained to its own name.
     const auto forged = must(tls::issue_server(trust.hub, trust.ca.chain, "h2", wall_ms()));
@@ -197,8 +190,8 @@ TEST_CASE("links that must not come about") {
 TEST_CASE("a stream carries bytes both ways and half-closes") {
   Trust trust;
   StreamPair pair;
-  auto server = must(tls::Stream::make(must(tls::make_context(tls::Role::server, trust.server)), tls::Role::server,
-                                       std::move(pair.server), ""));
+  auto server =
+      must(tls::Stream::make(must(tls::make_context(tls::Role::server, trust.server)), tls::Role::server, std::move(pair.server), ""));
   auto client = must(tls::Stream::make(must(tls::make_context(tls::Role::client, trust.pilot(7))), tls::Role::client,
                                        std::move(pair.client), "h1.flotilla"));
   auto [theirs, mine] = shake(server, client);
@@ -239,10 +232,10 @@ TEST_CASE("streams that must not come about") {
   Trust trust, stranger;
   StreamPair pair;
   auto connect = [&](const link::TlsIdentity& server_identity, const link::TlsIdentity& client_identity, const char* name) {
-    auto server = must(tls::Stream::make(must(tls::make_context(tls::Role::server, server_identity)), tls::Role::server,
-                                         std::move(pair.server), ""));
-    auto client = must(tls::Stream::make(must(tls::make_context(tls::Role::client, client_identity)), tls::Role::client,
-                                         std::move(pair.client), name));
+    auto server =
+        must(tls::Stream::make(must(tls::make_context(tls::Role::server, server_identity)), tls::Role::server, std::move(pair.server), ""));
+    auto client = must(
+        tls::Stream::make(must(tls::make_context(tls::Role::client, client_identity)), tls::Role::client, std::move(pair.client), name));
     return shake(server, client);
   };
   SECTION("a pilot of another instance") {
@@ -258,8 +251,8 @@ TEST_CASE("streams that must not come about") {
   }
   SECTION("another hub of the same instance") { CHECK_FALSE(connect(trust.server, trust.pilot(7), "h2.flotilla").second); }
   SECTION("a peer that says nothing") {
-    auto server = must(tls::Stream::make(must(tls::make_context(tls::Role::server, trust.server)), tls::Role::server,
-                                         std::move(pair.server), ""));
+    auto server =
+        must(tls::Stream::make(must(tls::make_context(tls::Role::server, trust.server)), tls::Role::server, std::move(pair.server), ""));
     auto silent = server.handshake_within(50ms);
     REQUIRE_FALSE(silent);
     CHECK(silent.error().code == Code::timeout);

@@ -198,7 +198,8 @@ TEST_CASE("another processor is refused by name, and nothing is written there") 
 TEST_CASE("a talkative login does no harm") {
   BootstrapAnswer answer;
   const std::string nonce = "flotilla-0011";
-  for (const char* line : {"Welcome to HPC1!", "", "flotilla-9999 agent /evil intact x"}) CHECK_FALSE(parse_bootstrap_line(answer, nonce, line));
+  for (const char* line : {"Welcome to HPC1!", "", "flotilla-9999 agent /evil intact x"})
+    CHECK_FALSE(parse_bootstrap_line(answer, nonce, line));
   // A message without a newline before ours.
   CHECK(parse_bootstrap_line(answer, nonce, "no newline hereflotilla-0011 hello"));
   CHECK(answer.greeted);
@@ -208,13 +209,15 @@ TEST_CASE("a talkative login does no harm") {
 
 TEST_CASE("answers that were recorded elsewhere are understood") {
   // BusyBox 1.35 on Alpine, as uid 1000, with /tmp mounted noexec.
-  const auto answer = parse("flotilla-77",
-                            "flotilla-77 hello\nflotilla-77 system Linux\nflotilla-77 machine x86_64\nflotilla-77 node alp\nflotilla-77 uid 1000\n"
-                            "flotilla-77 home /home/a\nflotilla-77 time 1700000000\n"
-                            "flotilla-77 refused /home/a/.cache/flotilla : mkdir: can't create directory '/home/a/.cache': Disk quota exceeded\n"
-                            "flotilla-77 refused /tmp/flotilla-1000 : nothing can be run there, mounted noexec? sh: /tmp/flotilla-1000/.try.7: Permission denied\n"
-                            "flotilla-77 place 65536 /dev/shm/flotilla-1000\nflotilla-77 upload /dev/shm/flotilla-1000\nflotilla-77 unpack\n"
-                            "flotilla-77 failed cannot write: no space is left on the device\nflotilla-77 end\n");
+  const auto answer =
+      parse("flotilla-77",
+            "flotilla-77 hello\nflotilla-77 system Linux\nflotilla-77 machine x86_64\nflotilla-77 node alp\nflotilla-77 uid 1000\n"
+            "flotilla-77 home /home/a\nflotilla-77 time 1700000000\n"
+            "flotilla-77 refused /home/a/.cache/flotilla : mkdir: can't create directory '/home/a/.cache': Disk quota exceeded\n"
+            "flotilla-77 refused /tmp/flotilla-1000 : nothing can be run there, mounted noexec? sh: /tmp/flotilla-1000/.try.7: Permission "
+            "denied\n"
+            "flotilla-77 place 65536 /dev/shm/flotilla-1000\nflotilla-77 upload /dev/shm/flotilla-1000\nflotilla-77 unpack\n"
+            "flotilla-77 failed cannot write: no space is left on the device\nflotilla-77 end\n");
   CHECK(answer.uid == 1000);
   CHECK(answer.refused.size() == 2);
   CHECK_THAT(answer.refused[0].reason, Catch::Contains("quota"));
@@ -228,7 +231,10 @@ TEST_CASE("answers that were recorded elsewhere are understood") {
 }
 
 TEST_CASE("an agent knows what it is for by its ELF header") {
-  std::string head("\x7f" "ELF\x02\x01\x01", 7);
+  std::string head(
+      "\x7f"
+      "ELF\x02\x01\x01",
+      7);
   head.resize(20, '\0');
   head[18] = 62;
   CHECK(machine_of_elf(head) == "x86_64");

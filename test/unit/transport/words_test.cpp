@@ -29,10 +29,18 @@ TEST_CASE("locations are read as people write them, and written back the same") 
 
 TEST_CASE("a wrong location is refused with the reason") {
   const std::pair<const char*, const char*> bad[] = {
-      {"", "the host is missing"},       {"alice@", "the host is missing"},   {"@host", "the user is missing"},
-      {"host:0", "is no port"},          {"host:65536", "is no port"},        {"host:22x", "is no port"},
-      {"host:", "is no port"},           {"[::1", "']' is missing"},          {"[::1]22", "only ':port'"},
-      {"-oProxyCommand=x", "begins with '-'"}, {"-x@host", "begins with '-'"}, {"a b", "a character that no name has"},
+      {"", "the host is missing"},
+      {"alice@", "the host is missing"},
+      {"@host", "the user is missing"},
+      {"host:0", "is no port"},
+      {"host:65536", "is no port"},
+      {"host:22x", "is no port"},
+      {"host:", "is no port"},
+      {"[::1", "']' is missing"},
+      {"[::1]22", "only ':port'"},
+      {"-oProxyCommand=x", "begins with '-'"},
+      {"-x@host", "begins with '-'"},
+      {"a b", "a character that no name has"},
       {"$(reboot)", "a character that no name has"},
   };
   for (const auto& [text, reason] : bad) {
@@ -109,7 +117,8 @@ TEST_CASE("what ssh says is put to the step that failed") {
       "@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\nIT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\n"
       "The fingerprint for the ED25519 key sent by the remote host is\nSHA256:h7FPwNGRLP7jSBfjRNlyZD2mE1cH9YhPIfdTPRkjVmk.\n"
       "Please contact your system administrator.\nAdd correct host key in /root/.ssh/known_hosts to get rid of this message.\n"
-      "Offending ED25519 key in /root/.ssh/known_hosts:7\nHost key for [127.0.0.1]:2222 has changed and you have requested strict checking.\n"
+      "Offending ED25519 key in /root/.ssh/known_hosts:7\nHost key for [127.0.0.1]:2222 has changed and you have requested strict "
+      "checking.\n"
       "Host key verification failed.\r\n");
   CHECK(verdict.where == SshFailure::host_key);
   CHECK(verdict.error.code == Code::host_key_changed);

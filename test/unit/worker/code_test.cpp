@@ -110,7 +110,7 @@ TEST_CASE("large arrays arrive as they were sent, into memory of the caller") {
   CHECK(counters[1] == 2 * wire::header_size + 7 * rows * 8);
   CHECK(counters[2] == 2 * wire::header_size + 7 * rows * 8 + 2 * rows * 4);
   CHECK_THROWS_AS(code.call<std::vector<double>>("get", rows == 0 ? Rows{0} : Rows{rows}), MessageError);  // fewer outputs than it has
-  CHECK(code.call<std::int32_t>("echo_int32", 5) == 5);                                             // and still in step
+  CHECK(code.call<std::int32_t>("echo_int32", 5) == 5);                                                    // and still in step
 }
 
 TEST_CASE("a worker ends when its channel closes") {
@@ -182,7 +182,8 @@ TEST_CASE("a program's own arguments stand before the three") {
 
 #ifdef ECHO_WORKER_MPI
 TEST_CASE("an MPI worker: rank 0 has the channel, all ranks run the call") {
-  std::vector<std::string> environment{"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1", "OMPI_MCA_rmaps_base_oversubscribe=1"};
+  std::vector<std::string> environment{"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+                                       "OMPI_MCA_rmaps_base_oversubscribe=1"};
   StartedWorker worker({MPIEXEC, "-n", "2", ECHO_WORKER_MPI}, "true", environment);
   RemoteCode code(worker.fd());
   CHECK(code.call<std::int32_t>("ranks") == 2);

@@ -16,18 +16,20 @@ int main(int argc, char** argv) {
   program.function("echo_float64", [](double in, double* out) { return *out = in, 0; });
   program.function("echo_bool", [](bool in, bool& out) { return out = in, 0; });
   program.function("echo_string", [](std::string_view in, std::string& out) { return out = in, 0; });
-  program.function("echo_all", [](double a, const std::string& b, std::int32_t c, bool d, std::int64_t e, float f, std::int32_t g, float& f_out,
-                                  std::int64_t& e_out, bool& d_out, std::int32_t& c_out, std::string& b_out, double& a_out, std::int32_t& g_out) {
-    a_out = a, b_out = b, c_out = c, d_out = d, e_out = e, f_out = f, g_out = g;
-    return 0;
-  });
-  program.function("echo_arrays", [](std::span<const std::string_view> text, std::span<const bool> flag, std::span<const std::int32_t> number,
-                                     std::span<std::string> text_out, std::span<bool> flag_out, std::span<std::int32_t> number_out) {
-    std::copy(text.begin(), text.end(), text_out.begin());
-    std::copy(flag.begin(), flag.end(), flag_out.begin());
-    std::copy(number.begin(), number.end(), number_out.begin());
-    return 0;
-  });
+  program.function("echo_all",
+                   [](double a, const std::string& b, std::int32_t c, bool d, std::int64_t e, float f, std::int32_t g, float& f_out,
+                      std::int64_t& e_out, bool& d_out, std::int32_t& c_out, std::string& b_out, double& a_out, std::int32_t& g_out) {
+                     a_out = a, b_out = b, c_out = c, d_out = d, e_out = e, f_out = f, g_out = g;
+                     return 0;
+                   });
+  program.function("echo_arrays",
+                   [](std::span<const std::string_view> text, std::span<const bool> flag, std::span<const std::int32_t> number,
+                      std::span<std::string> text_out, std::span<bool> flag_out, std::span<std::int32_t> number_out) {
+                     std::copy(text.begin(), text.end(), text_out.begin());
+                     std::copy(flag.begin(), flag.end(), flag_out.begin());
+                     std::copy(number.begin(), number.end(), number_out.begin());
+                     return 0;
+                   });
   program.function("double_it", [](InOut<std::int32_t> x) { return *x *= 2, 0; });
   program.function("double_all", [](InOut<std::span<double>> x) {
     for (double& value : *x) value *= 2;
@@ -60,8 +62,8 @@ int main(int argc, char** argv) {
   // Takes without keeping, gives what is there: the cost of the messages alone.
   program.function("sink", [&](std::span<const double>, std::span<const double>, std::span<const double>, std::span<const double>,
                                std::span<const double>, std::span<const double>, std::span<const double>) { return 0; });
-  program.function("source", [&](std::span<double>, std::span<double>, std::span<double>, std::span<double>, std::span<double>, std::span<double>,
-                                 std::span<double>) { return 0; });
+  program.function("source", [&](std::span<double>, std::span<double>, std::span<double>, std::span<double>, std::span<double>,
+                                 std::span<double>, std::span<double>) { return 0; });
   // Returns when somebody has written a line to the named pipe.
   program.function("wait_for", [](const std::string& path, std::string& line) {
     std::ifstream pipe(path);
@@ -75,6 +77,7 @@ int main(int argc, char** argv) {
     if (program.rank() == rank) throw std::runtime_error("as told");
     return 0;
   });
-  program.function("own_argument", [&](std::string& first) { return first = program.arguments().empty() ? "" : program.arguments()[0], 0; });
+  program.function("own_argument",
+                   [&](std::string& first) { return first = program.arguments().empty() ? "" : program.arguments()[0], 0; });
   return program.run(argc, argv);
 }

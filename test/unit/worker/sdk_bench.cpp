@@ -16,8 +16,9 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr int calls = 20'000, warm_up = 2'000, rounds = 9;
-constexpr std::size_t request_bytes = wire::header_size + 8, reply_bytes = wire::header_size + 4 + 8;  // one double there, code and double back
-constexpr std::size_t row_count = 1'000'000;                                                                // of seven columns
+constexpr std::size_t request_bytes = wire::header_size + 8,
+                      reply_bytes = wire::header_size + 4 + 8;  // one double there, code and double back
+constexpr std::size_t row_count = 1'000'000;                    // of seven columns
 
 void pin(int cpu) {
   if (cpu < 0) return;
@@ -161,14 +162,15 @@ int main() {
             sdk = median_us([&] { code.call<double>("echo", 1.5); });
             auto& c = columns;
             sdk_put = best_mb_per_s(bulk.size(), [&] { code.call("put", c[0], c[1], c[2], c[3], c[4], c[5], c[6]); });
-            sdk_get = best_mb_per_s(bulk.size(), [&] {
-              code.call("get", into(c[0]), into(c[1]), into(c[2]), into(c[3]), into(c[4]), into(c[5]), into(c[6]));
-            });
+            sdk_get = best_mb_per_s(
+                bulk.size(), [&] { code.call("get", into(c[0]), into(c[1]), into(c[2]), into(c[3]), into(c[4]), into(c[5]), into(c[6])); });
             code.stop();
           });
-      std::printf("%-10s %-15s call %6.1f us, bare %6.1f, ratio %.2f | put %5.0f MB/s, bare %5.0f, ratio %.2f | get %5.0f, bare %5.0f, ratio %.2f\n",
-                  tcp ? "tcp" : "socketpair", place.name, sdk, bare, sdk / bare, sdk_put, bare_put, sdk_put / bare_put, sdk_get, bare_get,
-                  sdk_get / bare_get);
+      std::printf(
+          "%-10s %-15s call %6.1f us, bare %6.1f, ratio %.2f | put %5.0f MB/s, bare %5.0f, ratio %.2f | get %5.0f, bare %5.0f, ratio "
+          "%.2f\n",
+          tcp ? "tcp" : "socketpair", place.name, sdk, bare, sdk / bare, sdk_put, bare_put, sdk_put / bare_put, sdk_get, bare_get,
+          sdk_get / bare_get);
     }
   }
 }

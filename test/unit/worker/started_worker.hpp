@@ -35,7 +35,8 @@ class StartedWorker {
     for (char** entry = environ; *entry; ++entry) envp.push_back(*entry);
     for (auto& entry : environment) envp.push_back(entry.data());
     envp.push_back(nullptr);
-    if (::posix_spawnp(&pid_, argv[0], nullptr, nullptr, argv.data(), envp.data()) != 0) throw std::runtime_error("cannot start " + command[0]);
+    if (::posix_spawnp(&pid_, argv[0], nullptr, nullptr, argv.data(), envp.data()) != 0)
+      throw std::runtime_error("cannot start " + command[0]);
     pollfd waiting{server, POLLIN, 0};
     if (::poll(&waiting, 1, deadline_ms) == 1) fd_ = ::accept4(server, nullptr, nullptr, SOCK_CLOEXEC);
     ::close(server);

@@ -25,8 +25,7 @@ struct Served {
   int end() {
     ::shutdown(pair[0], SHUT_WR);
     char byte;
-    while (::recv(pair[0], &byte, 1, 0) > 0) {
-    }
+    while (::recv(pair[0], &byte, 1, 0) > 0) {}
     return code;
   }
   int pair[2];

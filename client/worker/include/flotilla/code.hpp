@@ -43,8 +43,7 @@ struct CallError : std::runtime_error {
 struct CodeError : std::runtime_error {
   CodeError(const std::string& function, std::int32_t result, std::size_t row)
       : std::runtime_error("function " + function + " returned " + std::to_string(result) + " (row " + std::to_string(row) + ")"),
-        result(result),
-        row(row) {}
+        result(result), row(row) {}
   std::int32_t result;
   std::size_t row;
 };
@@ -52,8 +51,7 @@ struct CodeError : std::runtime_error {
 // A function's name; with an id set by hand, or without AMUSE's result code, where it has none.
 struct FunctionName {
   template <class T>
-    requires std::is_convertible_v<T, std::string_view>
-  FunctionName(const T& name) : name(name), id(wire::function_id(this->name)) {}
+  requires std::is_convertible_v<T, std::string_view> FunctionName(const T& name) : name(name), id(wire::function_id(this->name)) {}
   FunctionName(std::string_view name, std::int32_t id, bool result_code = true) : name(name), id(id), result_code(result_code) {}
   std::string_view name;
   std::int32_t id;
@@ -67,15 +65,11 @@ struct Into {
 };
 // An output that goes to memory of the caller: a range (one item for each row) or a variable.
 template <std::ranges::contiguous_range R>
-  requires std::ranges::sized_range<R> && (!std::is_same_v<std::remove_cvref_t<R>, std::string>)
-auto into(R&& range) {
+requires std::ranges::sized_range<R> &&(!std::is_same_v<std::remove_cvref_t<R>, std::string>)auto into(R&& range) {
   return Into<std::ranges::range_value_t<R>>{{std::ranges::data(range), std::ranges::size(range)}};
 }
 template <class T>
-  requires std::is_arithmetic_v<T> || std::is_same_v<T, std::string>
-Into<T> into(T& variable) {
-  return {{&variable, 1}};
-}
+requires std::is_arithmetic_v<T> || std::is_same_v<T, std::string> Into<T> into(T& variable) { return {{&variable, 1}}; }
 
 // How many rows, for a call whose inputs do not tell.
 struct Rows {
@@ -90,10 +84,10 @@ struct WithUnits {
 inline WithUnits with_units(std::span<const Unit> units) { return {units}; }
 
 struct CodeOptions {
-  bool own_fd = false;                                         // close it in the end
-  std::uint64_t max_message_bytes = wire::default_max_bytes;   // of replies
-  std::uint64_t* counters = nullptr;                           // [3] calls, bytes to the worker, bytes from it; kept up to date
-  std::function<std::string()> explain;                        // why the channel ended, asked when it has
+  bool own_fd = false;                                        // close it in the end
+  std::uint64_t max_message_bytes = wire::default_max_bytes;  // of replies
+  std::uint64_t* counters = nullptr;                          // [3] calls, bytes to the worker, bytes from it; kept up to date
+  std::function<std::string()> explain;                       // why the channel ended, asked when it has
 };
 
 namespace detail {
@@ -108,8 +102,7 @@ struct WireType<bool> {
   static constexpr wire::Type type = wire::bool_type;
 };
 template <class T>
-  requires(std::is_integral_v<T> && std::is_signed_v<T> && !std::is_same_v<T, char> && (sizeof(T) == 4 || sizeof(T) == 8))
-struct WireType<T> {
+requires(std::is_integral_v<T>&& std::is_signed_v<T> && !std::is_same_v<T, char> && (sizeof(T) == 4 || sizeof(T) == 8)) struct WireType<T> {
   static constexpr bool known = true;
   static constexpr wire::Type type = sizeof(T) == 4 ? wire::int32_type : wire::int64_type;
 };
@@ -124,7 +117,7 @@ struct WireType<double> {
   static constexpr wire::Type type = wire::float64_type;
 };
 template <class T>
-  requires std::is_convertible_v<const T&, std::string_view>
+requires std::is_convertible_v<const T&, std::string_view>
 struct WireType<T> {
   static constexpr bool known = true;
   static constexpr wire::Type type = wire::string_type;
@@ -273,7 +266,8 @@ class Connection {
     std::size_t of_type[wire::type_count] = {};
     for (auto& input : inputs)
       if (input.type != wire::type_count) ++of_type[input.type];
-    for (unsigned t = 0; t < wire::type_count; ++t) header.counts[t] = wire::header_count(of_type[t] * std::uint64_t{state.rows}, wire::type_names[t]);
+    for (unsigned t = 0; t < wire::type_count; ++t)
+      header.counts[t] = wire::header_count(of_type[t] * std::uint64_t{state.rows}, wire::type_names[t]);
 
     parts_.clear();
     repeated_.clear();
@@ -403,7 +397,8 @@ class Connection {
       message.header = header;
       wire::receive_body(stream_, message, options_.max_message_bytes);
       in_step_ = true;
-      throw MessageError("function " + state.function + ": the reply has " + mismatch + (state.result_code ? " (the result code among them)" : "") +
+      throw MessageError("function " + state.function + ": the reply has " + mismatch +
+                         (state.result_code ? " (the result code among them)" : "") +
                          "; compare the outputs with the worker's declaration");
     }
 
@@ -541,10 +536,10 @@ class RemoteCode {
   explicit RemoteCode(int fd, CodeOptions options = {}) : connection_(std::make_shared<detail::Connection>(fd, std::move(options))) {}
   // Of a flotilla::Worker, which must stay where it is as long as this is used: calls are counted, and errors say why it ended.
   template <class Worker>
-    requires requires(Worker& worker) {
-      { worker.fd() } -> std::convertible_to<int>;
-      { worker.template code_options<CodeOptions>() } -> std::convertible_to<CodeOptions>;
-    }
+  requires requires(Worker& worker) {
+    { worker.fd() } -> std::convertible_to<int>;
+    { worker.template code_options<CodeOptions>() } -> std::convertible_to<CodeOptions>;
+  }
   explicit RemoteCode(Worker& worker) : RemoteCode(worker.fd(), worker.template code_options<CodeOptions>()) {}
 
   template <class... Outs, class... Arguments>
@@ -567,9 +562,7 @@ class RemoteCode {
   }
 
   // Ends the worker: it answers and exits.
-  void stop() {
-    call(FunctionName("_stop_worker", wire::stop_id, false));
-  }
+  void stop() { call(FunctionName("_stop_worker", wire::stop_id, false)); }
 
   std::int32_t last_result() const { return connection_->last_result; }  // result code of the last call (its first row)
   std::span<const Unit> last_units() const { return connection_->last_units; }

@@ -58,9 +58,7 @@ class Call {
  public:
   std::size_t rows() const { return static_cast<std::size_t>(request_.header.call_count); }
   // As the caller sent them, one for each argument with a unit in AMUSE's order; usually none.
-  std::span<const Unit> units() const {
-    return {reinterpret_cast<const Unit*>(request_.units.data()), request_.units.size() / 9};
-  }
+  std::span<const Unit> units() const { return {reinterpret_cast<const Unit*>(request_.units.data()), request_.units.size() / 9}; }
   void set_reply_units(std::vector<Unit> units) { reply_units_ = std::move(units); }
 
  private:
@@ -84,14 +82,14 @@ template <class T>
 struct Kind {
   static constexpr bool known = false;
 };
-#define FLOTILLA_KIND(T, WIRE, BLOCK)                                \
-  template <>                                                        \
-  struct Kind<T> {                                                   \
-    static constexpr bool known = true;                              \
-    static constexpr wire::Type type = wire::WIRE;                   \
-    using Stored = T;                                                \
-    static T* in(Call& call) { return call.request_.BLOCK.data(); }  \
-    static T* out(Call& call) { return call.BLOCK##_.data(); }       \
+#define FLOTILLA_KIND(T, WIRE, BLOCK)                               \
+  template <>                                                       \
+  struct Kind<T> {                                                  \
+    static constexpr bool known = true;                             \
+    static constexpr wire::Type type = wire::WIRE;                  \
+    using Stored = T;                                               \
+    static T* in(Call& call) { return call.request_.BLOCK.data(); } \
+    static T* out(Call& call) { return call.BLOCK##_.data(); }      \
   };
 FLOTILLA_KIND(std::int32_t, int32_type, int32s)
 FLOTILLA_KIND(std::int64_t, int64_type, int64s)
@@ -118,7 +116,8 @@ struct Kind<std::string> {
 template <class P>
 struct Parameter {
   using T = std::remove_cvref_t<P>;
-  static_assert(Kind<T>::known, "a parameter must be int32_t, int64_t, float, double, bool, a string, a span of these, InOut<> of these, or Call&");
+  static_assert(Kind<T>::known,
+                "a parameter must be int32_t, int64_t, float, double, bool, a string, a span of these, InOut<> of these, or Call&");
   static_assert(!std::is_rvalue_reference_v<P>);
   static constexpr bool is_output = std::is_lvalue_reference_v<P> && !std::is_const_v<std::remove_reference_t<P>>;
   static constexpr bool travels = true, in = !is_output, out = is_output, array = false;
@@ -140,9 +139,7 @@ struct Parameter<T*> {  // AMUSE's C codes write outputs as pointers
   T value{};
   void fetch(Call&, std::size_t, std::size_t, std::size_t) {}
   T* get() { return &value; }
-  void store(Call& call, std::size_t first, std::size_t row) {
-    Kind<T>::out(call)[first * call.rows() + row] = std::move(value);
-  }
+  void store(Call& call, std::size_t first, std::size_t row) { Kind<T>::out(call)[first * call.rows() + row] = std::move(value); }
 };
 template <class T>
 struct Parameter<InOut<T>> {
@@ -150,13 +147,9 @@ struct Parameter<InOut<T>> {
   static constexpr bool travels = true, in = true, out = true, array = false;
   static constexpr wire::Type type = Kind<T>::type;
   T value{};
-  void fetch(Call& call, std::size_t first, std::size_t, std::size_t row) {
-    value = T(Kind<T>::in(call)[first * call.rows() + row]);
-  }
+  void fetch(Call& call, std::size_t first, std::size_t, std::size_t row) { value = T(Kind<T>::in(call)[first * call.rows() + row]); }
   InOut<T> get() { return {&value}; }
-  void store(Call& call, std::size_t first, std::size_t row) {
-    Kind<T>::out(call)[first * call.rows() + row] = std::move(value);
-  }
+  void store(Call& call, std::size_t first, std::size_t row) { Kind<T>::out(call)[first * call.rows() + row] = std::move(value); }
 };
 template <class T>
 struct Parameter<std::span<const T>> {
@@ -164,22 +157,17 @@ struct Parameter<std::span<const T>> {
   static constexpr bool travels = true, in = true, out = false, array = true;
   static constexpr wire::Type type = Kind<T>::type;
   std::span<const T> value;
-  void fetch(Call& call, std::size_t first, std::size_t, std::size_t) {
-    value = {Kind<T>::in(call) + first * call.rows(), call.rows()};
-  }
+  void fetch(Call& call, std::size_t first, std::size_t, std::size_t) { value = {Kind<T>::in(call) + first * call.rows(), call.rows()}; }
   std::span<const T> get() { return value; }
   void store(Call&, std::size_t, std::size_t) {}
 };
 template <class T>
-  requires(!std::is_const_v<T>)
-struct Parameter<std::span<T>> {
+requires(!std::is_const_v<T>) struct Parameter<std::span<T>> {
   static_assert(Kind<T>::known && !std::is_same_v<T, std::string_view>, "strings go out as std::span<std::string>");
   static constexpr bool travels = true, in = false, out = true, array = true;
   static constexpr wire::Type type = Kind<T>::type;
   std::span<T> value;
-  void fetch(Call& call, std::size_t, std::size_t first, std::size_t) {
-    value = {Kind<T>::out(call) + first * call.rows(), call.rows()};
-  }
+  void fetch(Call& call, std::size_t, std::size_t first, std::size_t) { value = {Kind<T>::out(call) + first * call.rows(), call.rows()}; }
   std::span<T> get() { return value; }
   void store(Call&, std::size_t, std::size_t) {}
 };
@@ -268,10 +256,11 @@ class WorkerProgram {
   // Returns the exit code: 0 when told to stop and when the caller closed the channel.
   int run(int argc, char** argv) {
     if (argc < 4) {
-      std::fprintf(stderr,
-                   "%s is a worker: it is started as '%s PORT HOST true|false' by a pilot or by AMUSE's sockets channel, and connects there.\n"
-                   "(Being spawned by MPI, without arguments, is not offered.)\n",
-                   argv[0], argv[0]);
+      std::fprintf(
+          stderr,
+          "%s is a worker: it is started as '%s PORT HOST true|false' by a pilot or by AMUSE's sockets channel, and connects there.\n"
+          "(Being spawned by MPI, without arguments, is not offered.)\n",
+          argv[0], argv[0]);
       return 64;
     }
     std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a line that is printed is seen while the worker runs
@@ -568,7 +557,8 @@ class WorkerProgram {
     broadcast(m.units.data(), m.units.size() * 8);
     if (rank_ != 0) {
       m.strings.clear();
-      wire::split_text(m.lengths.data(), m.lengths.size(), m.text.data(), [&](std::size_t, std::string_view text) { m.strings.push_back(text); });
+      wire::split_text(m.lengths.data(), m.lengths.size(), m.text.data(),
+                       [&](std::size_t, std::string_view text) { m.strings.push_back(text); });
     }
     return next;
   }
@@ -630,8 +620,7 @@ class WorkerProgram {
     int error = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 ? 0 : errno;
     if (error == EINTR) {  // it goes on by itself
       pollfd waiting{fd, POLLOUT, 0};
-      while (::poll(&waiting, 1, -1) < 0 && errno == EINTR) {
-      }
+      while (::poll(&waiting, 1, -1) < 0 && errno == EINTR) {}
       socklen_t size = sizeof error;
       getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
     }
