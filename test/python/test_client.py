@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -190,7 +191,9 @@ def test_files_are_laid_into_a_private_folder(daemon, tmp_path):
     files = [script, InputFile(name="data.txt", content=b"data\n"), InputFile(name="empty", content=b"")]
     text = daemon.run(["./run.sh"], files=files).text.splitlines()
     assert text[0] == "data" and text[1:4] == ["data.txt", "empty", "run.sh"]
-    assert not os.path.exists(text[4])  # gone with the job
+    # Gone with the job: the pilot removes a folder before it lays the next job's files.
+    assert daemon.run(["cat", "next"], files=[InputFile(name="next", content=b"data\n")]).text == "data\n"
+    assert not os.path.exists(text[4])
     with pytest.raises(flotilla.NotFoundError, match="no-such-file"):
         daemon.run(["true"], files=["no-such-file"])
 
@@ -491,7 +494,16 @@ def test_asyncio_tells_why_it_waits(shared_place, daemon, said):
 # ---- restarts
 
 
-def test_waiting_outlives_a_daemon_that_is_killed(place, tmp_path):
+def replace_daemon(place, pid):
+    """Kills it, and starts the next one."""
+    descriptor = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([descriptor], [], [], 20)[0]
+    os.close(descriptor)
+    subprocess.run([place.environment["FLOTILLA_PROGRAM"], "daemon", "start"], check=True, timeout=60)
+
+
+def test_waiting_outlives_daemons_that_are_killed_one_after_the_other(place, tmp_path):
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with flotilla.Daemon() as daemon:
@@ -501,19 +513,45 @@ def test_waiting_outlives_a_daemon_that_is_killed(place, tmp_path):
         following = job.result_async(120)
         attached = job.follow()
         assert next(attached) == (1, b"before\n")
-        pid = daemon.info().pid
-        descriptor = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
-        import select
-
-        assert select.select([descriptor], [], [], 20)[0]
-        os.close(descriptor)
-        subprocess.run([place.environment["FLOTILLA_PROGRAM"], "daemon", "start"], check=True, timeout=60)
+        pids = [daemon.info().pid]
+        for _ in range(3):
+            replace_daemon(place, pids[-1])
+            with flotilla.Daemon(start=False) as now:  # at once: the waits may not have noticed yet
+                pids.append(now.info().pid)
         gate.write_text("between\n")
         assert waiting.result(130).state is JobState.FINISHED
         assert following.result(130).text == "before\nbetween\nafter\n"
         assert b"".join(data for _, data in attached) == b"between\nafter\n"
-        assert daemon.info().pid != pid
+        assert daemon.info().pid == pids[-1] and len(set(pids)) == 4
+
+
+def test_asyncio_outlives_daemons_that_are_killed_one_after_the_other(place, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def main():
+        async with flotilla.aio.Daemon() as daemon:
+            job = await daemon.submit(["sh", "-c", f"echo before; cat {gate}; echo after"])
+            await job.wait_running(30)
+            attached = job.follow()
+            assert await attached.__anext__() == (1, b"before\n")
+            waiting = asyncio.ensure_future(job.wait(120))
+            following = asyncio.ensure_future(job.result(120))
+            for _ in range(3):
+                with flotilla.Daemon(start=False) as now:
+                    pid = now.info().pid
+                await asyncio.get_running_loop().run_in_executor(None, replace_daemon, place, pid)
+            gate.write_text("between\n")
+            assert (await waiting).state is JobState.FINISHED
+            assert (await following).text == "before\nbetween\nafter\n"
+            assert b"".join([data async for _, data in attached]) == b"between\nafter\n"
+
+    asyncio.run(main())
+
+
+def pilot_of(job):
+    """Its process: the parent of the job's."""
+    return int(Path(f"/proc/{job.pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_the_cause_of_an_end_is_told_soon_without_a_daemon(place):
@@ -521,8 +559,7 @@ def test_the_cause_of_an_end_is_told_soon_without_a_daemon(place):
         worker = start(daemon)
         code = flotilla.RemoteCode(worker)
         assert code.add(1, 2) == 3
-        pilot = int(Path(f"/proc/{worker.info().pid}/stat").read_text().rpartition(")")[2].split()[1])
-        for pid in (daemon.info().pid, pilot):
+        for pid in (daemon.info().pid, pilot_of(worker.info())):
             os.kill(pid, signal.SIGKILL)
         begin = time.monotonic()
         with pytest.raises(flotilla.ChannelClosed) as raised:
@@ -532,6 +569,27 @@ def test_the_cause_of_an_end_is_told_soon_without_a_daemon(place):
         assert time.monotonic() - begin < 2 * 2.0, "twice asked, each within 2 s"
         assert "was lost" in said and "daemon" in said, said
         assert "was lost" in str(raised.value)
+
+
+def test_asyncio_tells_the_cause_of_an_end_soon(place):
+    async def main():
+        async with flotilla.aio.Daemon() as daemon:
+            for with_daemon in (True, False):
+                worker = await daemon.start_worker("code.py", files=worker_files())
+                code = flotilla.RemoteCode(worker)
+                assert await code.add.async_call(1, 2) == 3
+                pilot = pilot_of(await worker.info())
+                for pid in (pilot,) if with_daemon else ((await daemon.info()).pid, pilot):
+                    os.kill(pid, signal.SIGKILL)
+                begin = time.monotonic()
+                with pytest.raises(flotilla.ChannelClosed) as raised:
+                    while time.monotonic() - begin < 10:
+                        await asyncio.get_running_loop().run_in_executor(None, code.add, 1, 2)
+                assert time.monotonic() - begin < (8.0 if with_daemon else 4.0)
+                assert ("pilot" if with_daemon else "was lost") in str(raised.value), str(raised.value)
+                worker.close()
+
+    asyncio.run(main())
 
 
 def test_a_worker_that_does_not_connect_in_time_says_what_it_printed(daemon):

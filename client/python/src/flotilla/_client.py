@@ -243,16 +243,24 @@ class Session:
                 raise CanceledError("canceled") from None
             except grpc.RpcError as error:
                 lost_at = lost_at or time.monotonic()
-                left = lost_at + restart_limit - time.monotonic()
-                if not _rpc.lost(error) or self._closed or left <= 0:
+                if not _rpc.lost(error):
                     raise _rpc.as_error(error) from None
-                try:
-                    self.call("GetInfo", client_pb2.GetInfoRequest(), left, wait_for_ready=True)
-                except (TimedOutError, UnavailableError):
-                    raise _rpc.as_error(error) from None
+                self._await_daemon(error, lost_at + restart_limit)
             except BaseException:
                 call.cancel()
                 raise
+
+    def _await_daemon(self, error: grpc.RpcError, deadline: float) -> None:
+        """Until one answers; raises the ``error`` by which it was lost when none does by the deadline (time.monotonic)."""
+        while not self._closed and time.monotonic() < deadline:
+            try:
+                self.call("GetInfo", client_pb2.GetInfoRequest(), left_until(deadline), wait_for_ready=True)
+                return
+            except TimedOutError:
+                break
+            except UnavailableError:
+                pass  # this one ended too
+        raise _rpc.as_error(error) from None
 
     def stream(self, method: str, request: Any) -> Iterator[Any]:
         self.check_open()
@@ -315,16 +323,14 @@ class Session:
 
     def _follow(self, followed: Followed, deadline: Optional[float]) -> Iterator[Tuple[int, bytes]]:
         self.check_open()
-        was_lost = False
+        lost_at: Optional[float] = None
         while True:
-            if was_lost:
-                self.call("GetInfo", client_pb2.GetInfoRequest(), _rpc.RESTART_LIMIT, wait_for_ready=True)
             inputs: queue.SimpleQueue[Optional[client_pb2.AttachInput]] = queue.SimpleQueue()
             inputs.put(client_pb2.AttachInput(open=followed.open))
             call = self.stub.Attach(iter(inputs.get, None), timeout=left_until(deadline))
             try:
                 for output in call:
-                    was_lost = False
+                    lost_at = None
                     new = followed.take(output)
                     if new is not None:
                         yield new
@@ -334,9 +340,11 @@ class Session:
             except grpc.RpcError as error:
                 if followed.exit is not None:
                     return
-                if was_lost or self._closed or not followed.may_go_on(error):
+                if not followed.may_go_on(error):
                     raise _rpc.as_error(error) from None
-                was_lost = True
+                lost_at = lost_at or time.monotonic()
+                limit = lost_at + _rpc.RESTART_LIMIT
+                self._await_daemon(error, limit if deadline is None else min(limit, deadline))
                 followed.go_on()
             finally:
                 call.cancel()

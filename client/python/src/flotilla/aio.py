@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import time
 from types import TracebackType
 from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, List, Optional, Sequence, Tuple, Type, Union
@@ -86,7 +87,7 @@ class Session:
         except grpc.aio.AioRpcError as error:
             raise _rpc.as_error(error) from None
 
-    async def call_through_restart(self, method: str, request: Any) -> Any:
+    async def call_through_restart(self, method: str, request: Any, restart_limit: float = _rpc.RESTART_LIMIT) -> Any:
         lost_at: Optional[float] = None
         self.check_open()
         while True:
@@ -94,13 +95,20 @@ class Session:
                 return await getattr(self.stub, method)(request)
             except grpc.aio.AioRpcError as error:
                 lost_at = lost_at or time.monotonic()
-                left = lost_at + _rpc.RESTART_LIMIT - time.monotonic()
-                if not _rpc.lost(error) or self._closed or left <= 0:
+                if not _rpc.lost(error):
                     raise _rpc.as_error(error) from None
-                try:
-                    await self.call("GetInfo", client_pb2.GetInfoRequest(), left, wait_for_ready=True)
-                except (TimedOutError, UnavailableError):
-                    raise _rpc.as_error(error) from None
+                await self._await_daemon(error, lost_at + restart_limit)
+
+    async def _await_daemon(self, error: grpc.aio.AioRpcError, deadline: float) -> None:
+        while not self._closed and time.monotonic() < deadline:
+            try:
+                await self.call("GetInfo", client_pb2.GetInfoRequest(), left_until(deadline), wait_for_ready=True)
+                return
+            except TimedOutError:
+                break
+            except UnavailableError:
+                pass  # this one ended too
+        raise _rpc.as_error(error) from None
 
     async def stream(self, method: str, request: Any) -> AsyncIterator[Any]:
         self.check_open()
@@ -137,10 +145,10 @@ class Session:
             raise NotFoundError(f"there is no job {id}", "see 'flotilla job list'")
         return _convert.job_info(reply.jobs[0])
 
-    async def wait_job(self, id: int, running: bool, deadline: Optional[float]) -> JobInfo:
+    async def wait_job(self, id: int, running: bool, deadline: Optional[float], restart_limit: float = _rpc.RESTART_LIMIT) -> JobInfo:
         async with self.watch(_waits.of_job(id)):
             while True:
-                reply = await self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline))
+                reply = await self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline), restart_limit)
                 info = waited_job(id, running, reply, deadline)
                 if info is not None:
                     return info
@@ -166,15 +174,13 @@ class Session:
 
     async def _follow(self, followed: Followed, deadline: Optional[float]) -> AsyncIterator[Tuple[int, bytes]]:
         self.check_open()
-        was_lost = False
+        lost_at: Optional[float] = None
         while True:
-            if was_lost:
-                await self.call("GetInfo", client_pb2.GetInfoRequest(), _rpc.RESTART_LIMIT, wait_for_ready=True)
             call = self.stub.Attach(timeout=left_until(deadline))
             try:
                 await call.write(client_pb2.AttachInput(open=followed.open))
                 async for output in call:
-                    was_lost = False
+                    lost_at = None
                     new = followed.take(output)
                     if new is not None:
                         yield new
@@ -185,9 +191,11 @@ class Session:
                 if followed.exit is not None:
                     return
                 error = raised if isinstance(raised, grpc.aio.AioRpcError) else await _status_of(call)
-                if was_lost or self._closed or not followed.may_go_on(error):
+                if not followed.may_go_on(error):
                     raise _rpc.as_error(error) from None
-                was_lost = True
+                lost_at = lost_at or time.monotonic()
+                limit = lost_at + _rpc.RESTART_LIMIT
+                await self._await_daemon(error, limit if deadline is None else min(limit, deadline))
                 followed.go_on()
             finally:
                 call.cancel()
@@ -463,6 +471,7 @@ class Worker(WorkerChannel):
     def __init__(self, session: Session, id: int, taken: Tuple[Any, Any, Any]) -> None:
         super().__init__(id, taken[0], taken[1], ChannelEnd(taken[2]))
         self._session = session
+        self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
         return f"Worker({self.id})"
@@ -491,18 +500,32 @@ class Worker(WorkerChannel):
             return self._end.read(time.monotonic())
         except UnavailableError as gone:
             try:
-                at_least = time.monotonic() + _rpc.CAUSE_LIMIT
-                info = await self._session.wait_job(self.id, False, None if deadline is None else max(deadline, at_least))
-                return self._end.settle(info.exit)
+                return await self._journalled_exit(deadline, _rpc.RESTART_LIMIT)
             except FlotillaError:
                 return self._end.settle(lost_worker(self.id, gone))
 
+    async def _journalled_exit(self, deadline: Optional[float], restart_limit: float) -> ExitReason:
+        at_least = time.monotonic() + _rpc.CAUSE_LIMIT
+        info = await self._session.wait_job(self.id, False, None if deadline is None else max(deadline, at_least), restart_limit)
+        return self._end.settle(info.exit)
+
     def explain_end(self) -> str:
-        """Also for flotilla.RemoteCode, which asks on its own thread: what is known here, without the daemon."""
+        """For an error message after the stream ended. On another thread than the loop's it tells what the daemon knows; on the loop's,
+        which must not wait for itself, only what the channel said."""
         try:
-            return explanation(self._end.read(time.monotonic() + _rpc.CAUSE_LIMIT))
-        except FlotillaError as gone:
-            return explanation(lost_worker(self.id, gone))
+            return explanation(self._end.read(deadline_of(_rpc.CAUSE_LIMIT)))
+        except UnavailableError as gone:
+            text = explanation(lost_worker(self.id, gone))
+            if self._loop is _running_loop() or not self._loop.is_running():
+                return text
+            asked = asyncio.run_coroutine_threadsafe(self._journalled_exit(time.monotonic(), _rpc.DEAD_LIMIT), self._loop)
+            try:
+                return explanation(asked.result(_rpc.CAUSE_LIMIT + 2 * _rpc.DEAD_LIMIT))
+            except FlotillaError as silent:
+                return f"{text}; {silent.message}"
+            except (TimeoutError, concurrent.futures.TimeoutError, concurrent.futures.CancelledError):  # the loop ends, or is busy
+                asked.cancel()
+                return text
 
     async def check(self) -> None:
         reason = await self.exit(0)
@@ -511,6 +534,13 @@ class Worker(WorkerChannel):
 
     async def cancel(self) -> None:
         await self.job.cancel()
+
+
+def _running_loop() -> Optional[asyncio.AbstractEventLoop]:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _readable(fd: int, limit: Optional[float]) -> None:
