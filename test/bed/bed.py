@@ -280,9 +280,20 @@ class Host:
         for network, address in self.addresses.items():
             self._plug(network, address)
         if self.name in ("frontend", "gateway"):
-            subprocess.run(["nsenter", "-t", str(self.pid), "-n", "nft", "-f", "-"], input=FIREWALL, text=True, check=True)
+            self._raise_firewall()
         if self.bed.ready:
             self._start_sshd()
+
+    def _raise_firewall(self):
+        subprocess.run(["nsenter", "-t", str(self.pid), "-n", "nft", "-f", "-"], input=FIREWALL, text=True, check=True)
+
+    @contextlib.contextmanager
+    def without_firewall(self):
+        self._in_net(["nft", "delete", "table", "inet", "firewall"])
+        try:
+            yield
+        finally:
+            self._raise_firewall()
 
     def power_off(self):
         """Pulls the plug: no process gets a word out, no packet is sent any more."""
@@ -322,7 +333,8 @@ class Host:
     # ---- its network
 
     def cut(self, *networks):
-        """The cable is out: packets are lost, no connection is told."""
+        """The switch is off at its side: packets are lost and no connection is told, but this host sees that its cable is dead.
+        Cut the other end's port for silence that nothing tells of."""
         for network in networks or self.addresses:
             self.bed.in_switch(["ip", "link", "set", self._port(network), "down"])
 

@@ -1,4 +1,5 @@
 """Resources, pilots and commands: on the laptop, on the front end, on nodes behind it."""
+import base64
 import json
 import os
 import pty
@@ -171,18 +172,67 @@ def test_the_second_hub_needs_no_upload(bed, flotilla):
 
 
 def test_listening_ports(bed, flotilla):
+    """Seen from outside with the firewall away: it is not what hides a port."""
     outside_before = bed.frontend.listening()
     flotilla.add_cluster("hpc1", "--host", "node1")
     flotilla.start_pilot("hpc1", "--slots", "1")
-    assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "node1"
-    laptop = [(address, port) for address, port in bed.laptop.listening() if port != 22]
-    assert laptop, "the web page"
-    assert all(address in ("127.0.0.1", "[::1]") for address, _ in laptop), laptop
-    new = [entry for entry in bed.frontend.listening() if entry not in outside_before]
-    assert all(address in ("127.0.0.1", bed.frontend.addresses["priv"]) for address, _ in new), new
-    for address, port in new:
-        assert not bed.laptop.can_reach(bed.frontend.addresses["pub"], port), f"{address}:{port} is seen from outside"
-    assert all(address in ("127.0.0.1", "[::1]") for address, port in bed.node1.listening() if port != 22)
+    with flotilla.python_live("""
+        with flotilla.Daemon() as daemon:
+            worker, code = start_code(daemon, label="hpc1")
+            print(code.echo(42), flush=True)
+            sys.stdin.readline()
+            code.close()
+        """) as script, bed.frontend.without_firewall():
+        assert script.line(60) == "42"
+        laptop = [(address, port) for address, port in bed.laptop.listening() if port != 22]
+        assert laptop, "the web page"
+        assert all(address in ("127.0.0.1", "[::1]") for address, _ in laptop), laptop
+        new = [entry for entry in bed.frontend.listening() if entry not in outside_before]
+        assert new, "where pilots of nodes dial in"
+        assert {address for address, _ in new} == {bed.frontend.addresses["priv"]}, new
+        assert bed.laptop.can_reach(bed.frontend.addresses["pub"], 22)
+        for address, port in new:
+            assert bed.node2.can_reach(bed.frontend.addresses["priv"], port), "what is looked for can be seen"
+            assert not bed.laptop.can_reach(bed.frontend.addresses["pub"], port), f"{address}:{port} is seen from outside"
+            assert not bed.laptop.can_reach(bed.frontend.addresses["priv"], port), f"{address}:{port} is seen from outside"
+        assert all(address in ("127.0.0.1", "[::1]") for address, port in bed.node1.listening() if port != 22)
+        script.tell("")
+        script.end()
+
+
+def test_no_secret_is_logged(bed, flotilla):
+    """Keys by their value; and what looks like a token or a secret must be a hash that everybody may know."""
+    flotilla.add_cluster("hpc1", "--host", "node1", "--debug")
+    flotilla.start_pilot("hpc1", "--slots", "1")
+    flotilla.python("""
+        with flotilla.Daemon() as daemon:
+            for label in ("hpc1", "local"):
+                worker, code = start_code(daemon, label=label)
+                assert code.echo(42) == 42
+                code.close()
+        """)
+    assert flotilla.output("run", "--on", "hpc1", "--", "cat", input="from stdin") == "from stdin"
+    token = flotilla.json("daemon", "status")["web_url"].rpartition("=")[2]
+    assert len(token) >= 32
+    state = flotilla.env["FLOTILLA_STATE_DIR"]
+    kept = base64.b64decode(bed.laptop.as_root(f"find {state} -type f -size -20M ! -name '*.log' ! -name '*.zst' | xargs cat | base64 -w0").stdout)
+    keys = [line for block in re.findall(rb"PRIVATE KEY-----\n([A-Za-z0-9+/=\n]+)-----END", kept) for line in block.split(b"\n") if len(line) > 40]
+    assert len(keys) >= 3, "the CA's and a hub's"
+    public = set(re.findall(r"[0-9a-f]{64}", bed.laptop.as_root(f"find {state} /home/*/.cache/flotilla -name '*[0-9a-f]*'").stdout
+                            + bed.frontend.as_root("find /home/*/.cache/flotilla").stdout))
+    everything = ""
+    for host in (bed.laptop, bed.frontend):     # the nodes have the front end's home
+        everything += host.as_root("find /home /tmp /run /dev/shm -name '*.log' -o -name daemon.out | xargs cat").stdout
+    for part in (" info flotilla 0", " info hub ", "info pilot 1.0 of local", " of hpc1 on node1"):
+        assert part in everything, everything
+    assert token not in everything
+    assert PASSWORD not in everything
+    assert "PRIVATE KEY" not in everything
+    assert [key for key in keys if key.decode() in everything] == []
+    # 32 digits and more: instances (32) are no secret, tokens of links (32), the page's and join secrets (64) are.
+    instance = flotilla.instance()
+    words = set(re.findall(r"(?<![0-9a-f])[0-9a-f]{32,}(?![0-9a-f])", everything))
+    assert {word for word in words if word not in public and word != instance} == set()
 
 
 def test_forwarding_forbidden(bed, flotilla):

@@ -90,12 +90,13 @@ def test_a_node_without_power_is_told(bed, cluster):
         bed.hosts[name].power_off()
         try:
             said = script.line(15)
-            assert said.startswith("ChannelClosed"), said
-            ended = cluster.wait_job(job, "failed", 10)
             took = time.monotonic() - begin
+            assert took < 5, f"told after {took:.1f} s"      # keepalive 3.5 s, grace of the hub 1.3 s
+            assert said.startswith("ChannelClosed"), said
+            assert name in said, said
+            ended = cluster.wait_job(job, "failed", 5)
             assert ended["exit"]["kind"] == "pilot_lost", ended["exit"]
             assert name in ended["message"] + ended["exit"]["message"], ended
-            assert took < 8, f"told after {took:.1f} s"      # keepalive 3.5 s, grace of the hub 3 s: see design
         finally:
             bed.hosts[name].power_on()
 
@@ -204,7 +205,7 @@ def test_a_lost_link_in_the_middle_of_an_array(bed, cluster, label, how):
             wait_until(lambda: bed.frontend.tcp_bytes() - begun > 10_000_000, 30, "the array is under way", every=0.005)
             heal = lose_link(bed, how)
             if how == "cut":
-                time.sleep(5)   # the length of the cut
+                time.sleep(60)  # the length of the cut
             heal()
             begin = time.monotonic()
             assert script.line(60) == "whole"
@@ -215,9 +216,11 @@ def test_a_lost_link_in_the_middle_of_an_array(bed, cluster, label, how):
         assert bed.frontend.tcp_bytes() - before > 50_000_000
 
 
-def test_a_cut_of_a_minute(bed, cluster):
+@pytest.mark.parametrize("where", ["laptop", "frontend"])
+def test_a_cut_of_a_minute(bed, cluster, where):
+    """The laptop's own cable is out, or (nothing here tells) that of the front end."""
     pilot = cluster.start_pilot("front", "--slots", "2")
-    job = cluster.submit("--on", "front", "--", "sh", "-c", "for i in $(seq 60); do echo $i; sleep 1; done")
+    job = cluster.submit("--on", "front", "--", "sh", "-c", "for i in $(seq 90); do echo $i; sleep 1; done")
     cluster.wait_job(job, "running")
     with cluster.python_live("""
         with flotilla.Daemon() as daemon:
@@ -227,19 +230,20 @@ def test_a_cut_of_a_minute(bed, cluster):
             code.close()
         """) as script:
         assert script.line(60) == "ready"
-        bed.laptop.cut("pub")
+        begin = time.monotonic()
+        bed.hosts[where].cut("pub")
         cluster.wait_pilot(pilot, "unreachable", 50)
         assert cluster.job(job)["pilot_unreachable"]
         waiting = cluster.submit("--on", "front", "--", "true")
         assert "cut" in cluster.output("job", "why", str(waiting))
-        time.sleep(20)          # the rest of the minute
-        bed.laptop.heal("pub")
+        time.sleep(max(0.0, begin + 60 - time.monotonic()))     # the length of the cut
+        bed.hosts[where].heal("pub")
         healed = time.monotonic()
         assert script.line(30) == "frontend"
         assert time.monotonic() - healed < 15, "right after the link is back"
     cluster.wait_pilot(pilot, "running", 20)
     cluster.wait_job(job, "finished", 60)
-    assert cluster.output("job", "logs", str(job)).split() == [str(i) for i in range(1, 61)], "no line is lost, none twice"
+    assert cluster.output("job", "logs", str(job)).split() == [str(i) for i in range(1, 91)], "no line is lost, none twice"
     assert cluster.job(job)["attempt"] == 1
 
 
@@ -342,4 +346,5 @@ def test_what_a_node_kept_over_a_reboot_is_cleared_away(bed, cluster):
     assert mine[0] in folders()
     again = cluster.start_pilot("nodes", "--slots", "1")
     wait_until(lambda: mine[0] not in folders(), 10, "the next pilot there has removed it")
-    assert sorted(f.split("-")[1] for f in folders()) == sorted([f"{other}.0", f"{again}.0"]), folders()
+    instance = mine[0].split("-")[0]  # what other tests' nodes kept is not ours
+    assert sorted(f.split("-")[1] for f in folders() if f.startswith(instance)) == sorted([f"{other}.0", f"{again}.0"]), folders()
