@@ -2,7 +2,9 @@
 
 A fenced block whose info string has the word `run` is run, in the order of the page, all blocks of a page in one folder
 and with one daemon; `run-bed` needs other machines and runs on the test bed's laptop, where hpc1.example.org and
-desk.example.org are the front end. `# -> text` at the end of a line: the page's output has that text.
+desk.example.org are the front end. `# -> text` at the end of a line: a line of the block's output has that text, and the
+texts come in that order. `file NAME`: the block is written to NAME for the blocks after it; C++ is compiled (`my_worker.cpp`
+becomes `my_worker`).
 """
 import pathlib
 import re
@@ -16,7 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test" / "bed"))
 import bed as beds  # noqa: E402
 
-BLOCK = re.compile(r"^```(bash|python) (run|run-bed)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^```(bash|python|cpp) (run|run-bed|file)(?: (\S+))?\n(.*?)^```$", re.M | re.S)
+MARK = "==== block"
 
 
 def pages():
@@ -26,12 +29,25 @@ def pages():
             yield pytest.param(blocks, id=page.name)
 
 
+def write_file(name, language, text):
+    if language != "cpp":
+        return f"cat > {name} <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\nchmod +x {name}"
+    place = beds.programs().parent / "client" / "lib"
+    library = f"-L {place} -Wl,-rpath,{place} -lflotilla_client" if "flotilla/client.hpp" in text else ""
+    return (f"cat > {name} <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\n"
+            f"g++ -std=c++20 -Wall -I {ROOT}/client/worker/include -I {ROOT}/client/include {name} -o {name.removesuffix('.cpp')} {library}")
+
+
 def script_of(blocks):
-    """One Bash script, and the texts that it must print."""
+    """One Bash script, and for each block the texts that it must print."""
     lines = ["set -euo pipefail"]
     wanted = []
-    for number, (language, _, text) in enumerate(blocks):
-        wanted += re.findall(r"# -> (.+)$", text, re.M)
+    for number, (language, kind, name, text) in enumerate(blocks):
+        lines.append(f"echo '{MARK} {number}'")
+        wanted.append(re.findall(r"# -> (.+)$", text, re.M))
+        if kind == "file":
+            lines.append(write_file(name, language, text))
+            continue
         text = re.sub(r"\s*# -> .+$", "", text, flags=re.M)
         if language == "bash":
             lines.append(text)
@@ -43,19 +59,23 @@ def script_of(blocks):
 def check(done, wanted):
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-4000:]
-    at = 0
-    for text in wanted:
-        found = done.stdout.find(text, at)
-        assert found >= 0, f"'{text}' was not printed after the first {at} characters of:\n{said[-4000:]}"
-        at = found
+    printed = re.split(rf"^{MARK} \d+\n", done.stdout, flags=re.M)[1:]
+    assert len(printed) == len(wanted)
+    for output, texts in zip(printed, wanted):
+        at = 0
+        for text in texts:
+            # Words of their own: "3" is not in "13".
+            found = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)").search(output, at)
+            assert found, f"'{text}' was not printed after the first {at} characters of:\n{output}\nAll:\n{said[-4000:]}"
+            at = found.end()
 
 
-@pytest.mark.parametrize("blocks", pages())
+@pytest.mark.parametrize("blocks", list(pages()))
 def test_the_examples_of_a_page(blocks, tmp_path):
     if beds.programs() is None:
         pytest.skip("the programs are not built; run scripts/build")
     script, wanted = script_of(blocks)
-    if any(kind == "run-bed" for _, kind, _ in blocks):
+    if any(kind == "run-bed" for _, kind, _, _ in blocks):
         reason = beds.why_impossible()
         if reason:
             pytest.skip(reason)
@@ -69,8 +89,10 @@ def test_the_examples_of_a_page(blocks, tmp_path):
                 check(laptop.as_user(["bash", "script"], cwd="/home/alice/page", timeout=240, check=False,
                                      env={"FLOTILLA_PROGRAM": "/opt/flotilla/bin/flotilla", "NO_COLOR": "1"}), wanted)
             finally:
-                flotilla.run("daemon", "stop", "--all", check=False)
-                beds.wait_until(lambda: not bed.processes_of_flotilla(), 15, "nothing of ours is left on any host")
+                ended = flotilla.run("daemon", "stop", "--all", check=False)
+                left = bed.processes_of_flotilla()
+            assert ended.returncode == 0, ended.stderr
+            assert left == []
     else:
         page = tmp_path / "page"
         page.mkdir()
@@ -84,4 +106,35 @@ def test_the_examples_of_a_page(blocks, tmp_path):
             check(subprocess.run(["bash", "-c", script], cwd=page, env=environment, capture_output=True, text=True, timeout=240,
                                  stdin=subprocess.DEVNULL), wanted)
         finally:
-            subprocess.run([programs / "flotilla", "daemon", "stop", "--all"], env=environment, capture_output=True, timeout=60)
+            ended = subprocess.run([programs / "flotilla", "daemon", "stop", "--all"], env=environment, capture_output=True, text=True, timeout=60)
+            left = subprocess.run(["pgrep", "-af", str(programs)], capture_output=True, text=True).stdout
+        assert ended.returncode == 0, ended.stderr
+        assert left == ""
+
+
+def start_with(configuration, folder):
+    """`flotilla daemon start` with that configuration file; the daemon is ended again."""
+    (folder / "config.toml").write_text(configuration)
+    environment = {"PATH": beds.PATH, "HOME": str(folder), "FLOTILLA_STATE_DIR": str(folder / "state"), "FLOTILLA_CONFIG": str(folder / "config.toml")}
+    program = beds.program("flotilla")
+    try:
+        return subprocess.run([program, "daemon", "start"], env=environment, capture_output=True, text=True, timeout=60)
+    finally:
+        subprocess.run([program, "daemon", "stop", "--all"], env=environment, capture_output=True, timeout=60)
+
+
+def test_the_configuration_page_is_whole_and_its_example_is_taken(tmp_path):
+    page = (ROOT / "docs/configuration.md").read_text()
+    documented = sorted(re.findall(r"^\| `\[(\w+)\]` `(\w+)`", page, re.M))
+    sections = sorted({section for section, _ in documented})
+    refused = start_with("".join(f"[{section}]\nnokey = 1\n" for section in sections), tmp_path)
+    assert refused.returncode != 0
+    known = [(section, key) for section, keys in re.findall(r"\[(\w+)\] has no key 'nokey'; it has: ([\w, ]+)", refused.stderr)
+             for key in keys.split(", ")]
+    assert sorted(known) == documented
+    unknown = start_with("[nosection]\n", tmp_path)
+    assert unknown.returncode != 0
+    for section in sections:
+        assert section in unknown.stderr
+    taken = start_with(re.search(r"^```toml\n(.*?)^```$", page, re.M | re.S)[1], tmp_path)
+    assert taken.returncode == 0, taken.stderr
