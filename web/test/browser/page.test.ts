@@ -1,31 +1,20 @@
 // The built page in a real browser, against the pretender of the daemon.
-import { existsSync } from "node:fs";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { type BrowserContext, type Page, chromium } from "playwright-core";
+import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { type Mock, type State, emptyState, exampleState, startMock } from "../mock_server.mjs";
+import { type Browser, launch } from "./chromium";
 
-const candidates = [process.env["CHROMIUM"] ?? "", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-const program = candidates.find((path) => path !== "" && existsSync(path));
-const profile = mkdtempSync(join(tmpdir(), "flotilla-page-"));
-let context: BrowserContext;
+let browser: Browser;
 let page: Page;
 let mock: Mock;
 let faults: string[] = [];
 let foreign: string[] = [];
 
 beforeAll(async () => {
-  if (program === undefined) throw new Error("no Chromium found; install Debian's 'chromium', or name one in $CHROMIUM");
-  context = await chromium.launchPersistentContext(profile, {
-    executablePath: program, headless: true, viewport: { width: 1440, height: 900 },
-    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  });
+  browser = await launch();
 });
 afterAll(async () => {
-  await context?.close();
-  rmSync(profile, { recursive: true, force: true });
+  await browser?.close();
 });
 afterEach(async () => {
   await page.close();
@@ -38,7 +27,7 @@ async function open(state: State, options: { hash?: string; token?: string } = {
   mock = await startMock({ state, token: options.token ?? "" });
   faults = [];
   foreign = [];
-  page = await context.newPage();
+  page = await browser.context.newPage();
   // A violated policy, an exception, a request to elsewhere: never.
   page.on("pageerror", (error) => faults.push(String(error)));
   page.on("console", (message) => {
