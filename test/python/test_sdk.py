@@ -262,6 +262,95 @@ def test_asyncio(two):
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_tasks_share_a_code(two):
+    (code, pipe), _ = two
+    code.functions()
+
+    async def main():
+        order = []
+
+        async def call(name, function, *arguments):
+            result = await function.async_call(*arguments)
+            order.append(name)
+            return result
+
+        slow = asyncio.create_task(call("slow", code.wait_for, str(pipe)))
+        dropped = asyncio.create_task(call("dropped", code.echo_int32, 1))
+        fast = asyncio.create_task(call("fast", code.double_it, 21))
+        await asyncio.sleep(0)
+        values = numpy.array([1.0, 2.0])
+        later = code.double_all.async_call(values)
+        values[:] = 0  # it may change, also while the call waits to be sent
+        await asyncio.sleep(0)
+        assert not later.done() and not fast.done()
+        dropped.cancel()
+        pipe.write_text("now\n")  # the loop goes on meanwhile
+        assert await fast == 42 and await slow == "now" and order == ["slow", "fast"]
+        assert list(await later) == [2.0, 4.0] and list(await later) == [2.0, 4.0]
+        rows = 100_000
+        columns = [numpy.arange(float(rows)) for _ in range(7)]
+        calls = [code.put.async_call(*columns), *(code.get.async_call(rows=rows) for _ in range(3)), code.double_it.async_call(4)]
+        results = await asyncio.gather(*calls)
+        assert all((x == y).all() for got in results[1:4] for x, y in zip(got, columns)) and results[4] == 8
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert code.double_it(2) == 4  # and in step
+
+
+@pytest.mark.parametrize("who", ["the code", "the owner of the socket"])
+def test_closing_wakes_tasks_that_wait_for_a_reply(two, who):
+    (code, pipe), (other, _) = two
+
+    async def main():
+        calls = [code.wait_for.async_call(str(pipe)), code.double_it.async_call(1)]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0)
+        if who == "the code":
+            code.close()
+        else:
+            code._stream.sock.shutdown(socket.SHUT_RDWR)
+            code._stream.sock.close()
+        for task in tasks:
+            with pytest.raises(ChannelClosed, match="the channel was closed"):
+                await task
+        assert await other.double_it.async_call(4) == 8
+
+    pipe_end = os.open(pipe, os.O_RDWR)  # the worker waits for a line
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert not code.usable
+    os.write(pipe_end, b"\n")
+    os.close(pipe_end)
+
+
+def test_a_send_that_is_interrupted_leaves_the_channel_out_of_step(cpp_worker, monkeypatch):
+    def interrupt(parts):
+        raise KeyboardInterrupt
+
+    for call in (lambda code: code.double_it(1), lambda code: code.double_all([1.0]), lambda code: code.double_it.async_call(1)):
+        with StartedWorker([cpp_worker]) as worker:
+            code = RemoteCode(worker)
+            code.functions()
+            monkeypatch.setattr(code._stream, "write", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                call(code)
+            assert not code.usable
+            with pytest.raises(ChannelClosed, match="out of step: sending a call was interrupted"):
+                code.double_it(1)
+
+
+def test_a_wait_that_is_interrupted_leaves_the_reply_to_the_next_call(code, monkeypatch):
+    def interrupt():
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    code.functions()
+    for call in (lambda: code.double_it(1), lambda: code.double_all([1.0])):
+        monkeypatch.setattr(code._stream, "fill", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        assert code.double_it(21) == 42
+
+
 def test_threads_share_a_code(code):
     wrong = []
 

@@ -15,12 +15,15 @@ in ``last_result``. Used from several threads, the calls of one code follow one 
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Generator, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .worker import (
     _BIG,
@@ -52,6 +55,9 @@ try:
 except ImportError:
     numpy = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    import asyncio
+
 __all__ = ["RemoteCode", "Function", "PendingCall", "CallError", "CodeError", "MessageError", "ChannelClosed", "Unit", "wait_any", "wait_all"]
 
 # A reply that is longer is read by a thread, so that an asyncio loop goes on meanwhile.
@@ -75,13 +81,25 @@ class CodeError(Exception):
 class PendingCall:
     """A call under way. Dropping it is allowed: the reply is then read before the next call."""
 
-    def __init__(self, code: RemoteCode, function: Function, call_id: int, rows: int, scalar: bool, out: Optional[Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        code: RemoteCode,
+        function: Function,
+        rows: int,
+        scalar: bool,
+        out: Optional[Sequence[Any]],
+        call_id: int = 0,
+        counts: Tuple[int, ...] = (),
+        units: int = 0,
+    ) -> None:
         self._code = code
         self._function = function
-        self._call_id = call_id
         self._rows = rows
         self._scalar = scalar
         self._out = out
+        self._call_id = call_id  # given when it is sent
+        self._counts = counts  # for its header
+        self._units = units
         self._done = False
         self._value: Any = None
         self._error: Optional[BaseException] = None
@@ -91,7 +109,7 @@ class PendingCall:
 
     def done(self) -> bool:
         """The reply was read, or has begun to come in, or the channel ended."""
-        return self._done or self._code._readable(0)
+        return self._done or (self._code._pending is self and self._code._readable(0))
 
     def result(self, timeout: Optional[float] = None) -> Any:
         """The outputs; waits for them. TimeoutError when none came in `timeout` seconds."""
@@ -106,52 +124,137 @@ class PendingCall:
 
     def add_done_callback(self, callback: Callable[[PendingCall], Any]) -> None:
         """Called with this when the reply was read (at once if it was), by the thread that reads it."""
+        self._callbacks.append(callback)
         if self._done:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
+            self._call_back()
 
     def fileno(self) -> int:
         """For an event loop: readable = done."""
         return self._code.fileno()
 
     def _finish(self, timeout: Optional[float] = None) -> None:
-        if self._done:
-            return
-        if timeout is not None and not self._code._readable(timeout):
-            raise TimeoutError(f"function {self._function.name} has not answered within {timeout} s")
-        self._code._finish(self)
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self._done:
+            if until is not None and not self._code._readable(max(0.0, until - time.monotonic())):
+                raise TimeoutError(f"function {self._function.name} has not answered within {timeout} s")
+            self._code._take_next(self)
 
     def _set(self, value: Any, error: Optional[BaseException]) -> None:
         self._value, self._error, self._done = value, error, True
-        for callback in self._callbacks:
+        self._call_back()
+
+    def _call_back(self) -> None:
+        while True:
+            try:
+                callback = self._callbacks.pop(0)  # each once, whichever thread comes first
+            except IndexError:
+                return
             callback(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
-        import asyncio
-
-        if not self._done and not self._code._readable(0):
-            loop = asyncio.get_running_loop()
-            readable: asyncio.Future[None] = loop.create_future()
-            fd = self.fileno()
-            def woken() -> None:
-                if not readable.done():
-                    readable.set_result(None)
-
-            loop.add_reader(fd, woken)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(fd)
         if not self._done:
-            if self._rows * self._function.reply_bytes > _THREAD_BYTES:
-                await asyncio.get_running_loop().run_in_executor(None, self._finish)
-            else:
-                self._finish()
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            answered: asyncio.Future[None] = loop.create_future()
+
+            def wake() -> None:
+                if not answered.done():
+                    answered.set_result(None)
+
+            def tell(_: PendingCall) -> None:
+                try:
+                    loop.call_soon_threadsafe(wake)
+                except RuntimeError:
+                    pass  # the loop was closed: nobody waits there any more
+
+            self.add_done_callback(tell)
+            self._code._taker(loop).serve(self)
+            await answered
         return self.result()
+
+
+class _Taker:
+    """Takes the replies of one code in an asyncio loop, as long as calls are awaited there."""
+
+    def __init__(self, code: RemoteCode, loop: asyncio.AbstractEventLoop) -> None:
+        self._code = code
+        self._loop = loop
+        self._calls = 0
+        # While the loop looks at the channel: a descriptor of our own, as the channel's may be closed by others meanwhile.
+        self._fd = -1
+        self._busy = False  # a thread takes a reply
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def serve(self, call: PendingCall) -> None:
+        """Takes what comes until this call is done."""
+        self._calls += 1
+        call.add_done_callback(self._answered)
+        if self._fd < 0 and not self._busy and (self._code._pending is None or self._code._readable(0)):
+            self._take()
+        else:
+            self._look()
+
+    def _answered(self, _: PendingCall) -> None:  # by the thread that has read the reply
+        try:
+            self._loop.call_soon_threadsafe(self._release)
+        except RuntimeError:  # the loop was closed
+            self._code._takers.pop(self._loop, None)
+
+    def _release(self) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._look_away()
+            if not self._busy:
+                self._code._takers.pop(self._loop, None)
+
+    def _look(self) -> None:
+        if not self._calls or self._busy or self._fd >= 0:
+            return
+        if self._code._pending is None and self._code._queue:  # queued while another thread had the channel
+            self._loop.call_soon(self._take)
+            return
+        try:
+            self._fd = os.dup(self._code.fileno())
+        except OSError:  # closed meanwhile: taking its reply tells so
+            self._loop.call_soon(self._take)
+            return
+        self._loop.add_reader(self._fd, self._take)
+
+    def _look_away(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _take(self) -> None:
+        self._look_away()
+        code = self._code
+        call = code._pending
+        if call is not None and call._rows * call._function.reply_bytes <= _THREAD_BYTES and code._lock.acquire(blocking=False):
+            try:
+                code._take_ready()
+            finally:
+                code._lock.release()
+            self._look()
+        elif self._calls:  # a long reply, or another thread is at the channel: the loop goes on meanwhile
+            self._busy = True
+            self._loop.run_in_executor(None, code._take_ready).add_done_callback(self._taken)
+
+    def _taken(self, taking: asyncio.Future[None]) -> None:
+        self._busy = False
+        if not taking.cancelled():
+            taking.exception()  # what was wrong is told by the call
+        if self._calls:
+            self._look()
+        else:
+            self._code._takers.pop(self._loop, None)
 
 
 class Function:
@@ -194,23 +297,31 @@ class Function:
                 pending = code._send_scalar(self, arguments)
                 if pending is not None:
                     value = code._receive_scalar(self, pending)
-                    if value is not code:
-                        return value
-                    code._finish_locked(pending)
-                    return pending.result()
+                    return pending.result() if value is code else value
         with code._lock:
-            pending = code._send(self, arguments, out, rows, units)
-            code._finish_locked(pending)
-        return pending.result()
+            pending, parts = code._prepare(self, arguments, out, rows, units)
+            code._finish_all()
+            code._send(pending, parts)
+            return pending.result()
 
     def async_call(self, *arguments: Any, out: Any = None, rows: Optional[int] = None, units: Sequence[Unit] = (), **named: Any) -> PendingCall:
         """Sends, and returns what gives the outputs later: by result(), or with `await`. The arguments may change
-        then; `out` stays the call's until it is done. A second call on the same code first takes the reply of the first."""
+        then; `out` stays the call's until it is done. A second call on the same code first takes the reply of the first; in a
+        running asyncio loop, which must not wait for it, it is sent by the loop when that reply has come."""
         if named:
             arguments = self._bind(arguments, named)
-        with self._code._lock:
-            pending = self._code._send(self, arguments, out, rows, units)
-            self._code._pending = pending
+        code = self._code
+        pending, parts = code._prepare(self, arguments, out, rows, units)
+        loop = _running_loop()
+        with code._lock if loop is None else _NotWaiting(code._lock) as locked:
+            if loop is None or (locked and code._pending is None and not code._queue):
+                code._finish_all()
+                code._send(pending, parts)
+                return pending
+            if code._broken:
+                raise ChannelClosed(f"function {self.name} cannot be called: the channel {code._broken}")
+            code._queue.append((pending, [b"".join(parts)]))
+        code._taker(loop).serve(pending)
         return pending
 
     def _bind(self, arguments: Tuple[Any, ...], named: Mapping[str, Any]) -> Tuple[Any, ...]:
@@ -224,6 +335,34 @@ class Function:
         if missing:
             raise TypeError(f"function {self.name} ({self.signature.text}): no argument '{missing[0]}'")
         return tuple(values[name] for name in names)
+
+
+def _running_loop() -> Optional[asyncio.AbstractEventLoop]:
+    """Of this thread."""
+    if "asyncio" not in sys.modules:
+        return None
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class _NotWaiting:
+    """`with` a lock, if nobody else has it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._locked = False
+
+    def __enter__(self) -> bool:
+        self._locked = self._lock.acquire(blocking=False)
+        return self._locked
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._locked:
+            self._lock.release()
 
 
 class RemoteCode:
@@ -259,10 +398,13 @@ class RemoteCode:
         self._lock = threading.RLock()
         self._functions: Dict[str, Function] = {}
         self._described = False
-        self._pending: Optional[PendingCall] = None
+        self._pending: Optional[PendingCall] = None  # whose reply comes next
+        self._queue: Deque[Tuple[PendingCall, List[Any]]] = deque()  # sent one after the other when the reply before has come
+        self._takers: Dict[asyncio.AbstractEventLoop, _Taker] = {}
         self._call_id = 0
         self._calls = 0
         self._broken = ""
+        self._closed = False
         self._explain = explain
         self._counters = memoryview(counters).cast("B").cast("Q") if counters is not None else None
         self._stop = Function(self, "_stop_worker", "-> result none", STOP_ID, False)
@@ -320,9 +462,19 @@ class RemoteCode:
         self._stop()
 
     def close(self) -> None:
-        """Closes the channel, which ends a worker too."""
+        """Closes the channel, which ends a worker too. Calls that wait for their reply raise ChannelClosed."""
+        self._closed = True
         self._broken = self._broken or "was closed"
+        try:
+            self._stream.sock.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+        except OSError:
+            pass
         self._stream.sock.close()
+        if self._lock.acquire(blocking=False):  # else who has it finds the channel closed
+            try:
+                self._finish_all()
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> RemoteCode:
         return self
@@ -338,9 +490,19 @@ class RemoteCode:
 
     # --- sending and receiving; all under the lock ---
 
-    def _next_call(self, name: str) -> int:
-        if self._pending is not None:
-            self._finish_locked(self._pending)
+    def _taker(self, loop: asyncio.AbstractEventLoop) -> _Taker:
+        taker = self._takers.get(loop)
+        if taker is None:
+            taker = self._takers[loop] = _Taker(self, loop)
+        return taker
+
+    def _finish_all(self) -> None:
+        """What is under way, and what waits to be sent."""
+        while self._pending is not None or self._queue:
+            self._take_next()
+
+    def _new_call(self, name: str) -> int:
+        """Its number."""
         if self._broken:
             raise ChannelClosed(f"function {name} cannot be called: the channel {self._broken}")
         self._call_id = self._call_id % 1000 + 1
@@ -348,6 +510,9 @@ class RemoteCode:
 
     def _guard(self, function: Function, error: BaseException) -> BaseException:
         """What is raised for an error that leaves the channel unusable."""
+        if self._closed or self._stream.sock.fileno() < 0:  # here, or by the owner of the socket
+            self._broken = self._broken or "was closed"
+            return ChannelClosed(f"function {function.name}: the channel {self._broken}")
         if isinstance(error, ChannelClosed):
             why = str(self._explain()) if self._explain else ""
             self._broken = "has ended" + (f": {why}" if why else "")
@@ -362,18 +527,27 @@ class RemoteCode:
         for argument in arguments:
             if not isinstance(argument, (int, float)):  # numpy.float64 is one; bool too
                 return None
-        call_id = self._next_call(function.name)
+        if self._pending is not None or self._queue:
+            self._finish_all()
+        call_id = self._new_call(function.name)
         try:
             request = function.request.pack(
                 _BIG, 0, 0, 0, call_id, *function.scalar_header, *[arguments[i] for i in function.order]
             )
         except struct.error as error:
             raise TypeError(f"function {function.name} ({function.signature.text}) cannot take {arguments}: {error}") from None
+        self._write(function, [request])
+        pending = self._pending = PendingCall(self, function, 1, True, None, call_id)
+        return pending
+
+    def _write(self, function: Function, parts: List[Any]) -> None:
         try:
-            self._stream.write([request])
+            self._stream.write(parts)
         except OSError as error:
             raise self._guard(function, error) from None
-        return PendingCall(self, function, call_id, 1, True, None)
+        except BaseException:
+            self._broken = "is out of step: sending a call was interrupted"
+            raise
 
     def _receive_scalar(self, function: Function, pending: PendingCall) -> Any:
         """The outputs, or this code itself when the reply is not a plain short one (what was read is in the stream then)."""
@@ -381,11 +555,8 @@ class RemoteCode:
         try:
             if stream.begin == stream.end and not stream.fill():
                 return self  # the end: told by the usual way
-        except OSError as error:
-            raise self._guard(function, error) from None
-        except KeyboardInterrupt:
-            self._pending = pending  # its reply is taken before the next call
-            raise
+        except OSError:
+            return self  # so is this
         reply = function.reply
         if stream.end - stream.begin != reply.size:
             return self
@@ -393,7 +564,10 @@ class RemoteCode:
         if words[0] != _BIG or words[1] or words[4] != pending._call_id or words[5] != function.id or words[6] != 1 or words[7:13] != function.reply_counts or words[13]:
             return self
         stream.begin = stream.end
+        self._pending = None
         self._count()
+        if self._queue:
+            self._send_queued()
         self.last_units = ()
         if function.coded:
             self.last_result = words[14]
@@ -402,7 +576,10 @@ class RemoteCode:
         places = function.places
         return None if not places else words[places[0]] if len(places) == 1 else tuple([words[i] for i in places])
 
-    def _send(self, function: Function, arguments: Sequence[Any], out: Any, rows: Optional[int], units: Sequence[Unit]) -> PendingCall:
+    def _prepare(
+        self, function: Function, arguments: Sequence[Any], out: Any, rows: Optional[int], units: Sequence[Unit]
+    ) -> Tuple[PendingCall, List[Any]]:
+        """The call, and what follows its header."""
         signature = function.signature
         if len(arguments) != len(signature.inputs):
             raise TypeError(f"function {function.name} takes {len(signature.inputs)} arguments ({signature.text}), not {len(arguments)}")
@@ -448,13 +625,26 @@ class RemoteCode:
         packed_units = pack_units(units)
         if packed_units:
             parts.append(packed_units)
-        call_id = self._next_call(function.name)
-        header = Header(call_id, function.id, count, tuple(counts), len(packed_units) // 8)
-        try:
-            self._stream.write([format_header(header), *parts])
-        except OSError as error:
-            raise self._guard(function, error) from None
-        return PendingCall(self, function, call_id, count, scalar, targets)
+        return PendingCall(self, function, count, scalar, targets, counts=tuple(counts), units=len(packed_units) // 8), parts
+
+    def _send(self, pending: PendingCall, parts: List[Any]) -> None:
+        function = pending._function
+        pending._call_id = self._new_call(function.name)
+        header = Header(pending._call_id, function.id, pending._rows, pending._counts, pending._units)
+        self._write(function, [format_header(header), *parts])
+        self._pending = pending
+
+    def _send_queued(self) -> None:
+        """What waits, the next that can be sent."""
+        while self._queue and self._pending is None:
+            pending, parts = self._queue.popleft()
+            try:
+                self._send(pending, parts)
+            except Exception as error:
+                pending._set(None, error)
+            except BaseException:
+                pending._set(None, ChannelClosed(f"function {pending._function.name}: the channel {self._broken}"))
+                raise
 
     def _check_out(self, function: Function, targets: List[Any], rows: int) -> None:
         if len(targets) != len(function.returned):
@@ -469,34 +659,51 @@ class RemoteCode:
                 raise TypeError(f"function {function.name}: out must be a writable contiguous array of {rows} items of {TYPES[kind]}")
 
     def _readable(self, timeout: Optional[float]) -> bool:
-        if self._stream.begin < self._stream.end:
+        if self._stream.begin < self._stream.end or self._stream.sock.fileno() < 0:
             return True
         return bool(self._poll.poll(None if timeout is None else max(0.0, timeout * 1000)))
 
-    def _finish(self, pending: PendingCall) -> None:
+    def _take_next(self, call: Optional[PendingCall] = None) -> None:
+        """Waits for the reply that comes next, unless `call` is done."""
         with self._lock:
-            self._finish_locked(pending)
+            if call is not None and call._done:
+                return
+            if self._pending is not None:
+                self._take_reply(self._pending)
+            else:
+                self._send_queued()
 
-    def _finish_locked(self, pending: PendingCall) -> None:
-        if self._pending is pending:
-            self._pending = None
-        if pending._done:
-            return
+    def _take_ready(self) -> None:
+        """Does what can be done without waiting for the worker."""
+        with self._lock:
+            if self._pending is None:
+                self._send_queued()
+            elif self._readable(0):
+                self._take_reply(self._pending)
+
+    def _take_reply(self, pending: PendingCall) -> None:
+        value: Any = None
+        failure: Optional[BaseException] = None
         try:
             value = self._receive(pending)
-        except (CallError, CodeError, _ReplyError) as error:
-            pending._set(None, MessageError(str(error)) if isinstance(error, _ReplyError) else error)
+        except (CallError, CodeError) as error:
+            failure = error
+        except _ReplyError as error:
+            failure = MessageError(str(error))
         except Exception as error:
-            pending._set(None, self._guard(pending._function, error))
-        except KeyboardInterrupt:
-            if pending._begun:
+            failure = self._guard(pending._function, error)
+        except BaseException:
+            if pending._begun:  # else its reply is taken before the next call
                 self._broken = "is out of step: reading a reply was interrupted"
-            else:
-                self._pending = pending  # its reply is taken before the next call
+                self._settle(pending, None, ChannelClosed(f"function {pending._function.name}: the channel {self._broken}"))
             raise
-        else:
-            pending._set(value, None)
+        self._settle(pending, value, failure)
+
+    def _settle(self, pending: PendingCall, value: Any, error: Optional[BaseException]) -> None:
+        self._pending = None
         self._count()
+        self._send_queued()
+        pending._set(value, error)
 
     def _count(self) -> None:
         self._calls += 1
