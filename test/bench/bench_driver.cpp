@@ -2,16 +2,20 @@
 //   bench_driver calls direct WORKER              the worker's own socket on loopback
 //   bench_driver calls tunnel HOST PORT           whatever stands behind that address
 //   bench_driver calls flotilla LABEL WORKER      a worker of ours, on a pilot with that label
-//   bench_driver commands spawn N | flotilla N    /bin/true, N times: posix_spawn with two in flight; through daemon and pilot
+//   bench_driver beside (direct | tunnel | flotilla) ...   the same ways: calls alone, and while a second channel moves 16 MiB arrays
+//   bench_driver message LABEL WORKER BYTES       one message of that size there, and one back
+//   bench_driver commands spawn N | flotilla N    /bin/true, N times: posix_spawn, one in flight for each processor; through daemon and pilot
 //   bench_driver typed N COMMAND...               a command as typed, N times one after the other: from its start to its end
 #include <flotilla/client.hpp>
 #include <spawn.h>
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <thread>
 
 #include "test/bench/wire.hpp"
 
@@ -77,33 +81,107 @@ void measure_calls(int fd) {
   std::fflush(stdout);
 }
 
+// One way to a worker: connections to it, and what keeps them.
+class Way {
+ public:
+  // Says whether there is such a way.
+  bool open(const std::vector<std::string>& words) {
+    words_ = words;
+    const bool direct = words.size() == 2 && words[0] == "direct";
+    const bool other = words.size() == 3 && (words[0] == "tunnel" || words[0] == "flotilla");
+    if (other && words[0] == "flotilla") daemon_ = std::make_unique<flotilla::Daemon>();
+    return direct || other;
+  }
+  ~Way() {
+    workers_.clear();
+    for (const int fd : own_) close(fd);
+    for (const pid_t pid : children_) waitpid(pid, nullptr, 0);
+  }
+
+  // A further worker.
+  int connection() {
+    if (words_[0] == "flotilla") {
+      flotilla::WorkerSpec spec;
+      spec.executable = "./bench_worker";
+      spec.label = words_[1];
+      spec.files = {{.path = words_[2], .name = "bench_worker", .mode = 0755}};
+      workers_.push_back(daemon_->start_worker(spec));
+      return workers_.back().fd();
+    }
+    if (words_[0] == "tunnel") {
+      own_.push_back(bench::connect_to(words_[1], std::stoi(words_[2])));
+    } else {
+      int port = 0;
+      const int listener = bench::listen_on("127.0.0.1", port);
+      children_.push_back(spawn({words_[1], std::to_string(port), "127.0.0.1", "false"}));
+      own_.push_back(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+      bench::no_delay(own_.back());
+      close(listener);
+    }
+    return own_.back();
+  }
+
+ private:
+  std::vector<std::string> words_;
+  std::unique_ptr<flotilla::Daemon> daemon_;
+  std::vector<flotilla::Worker> workers_;
+  std::vector<int> own_;
+  std::vector<pid_t> children_;
+};
+
 int calls(const std::vector<std::string>& words) {
-  if (words.size() == 2 && words[0] == "direct") {
-    int port = 0;
-    const int listener = bench::listen_on("127.0.0.1", port);
-    const pid_t worker = spawn({words[1], std::to_string(port), "127.0.0.1", "false"});
-    const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-    bench::no_delay(fd);
-    measure_calls(fd);
-    close(fd);
-    waitpid(worker, nullptr, 0);
-    return 0;
-  }
-  if (words.size() == 3 && words[0] == "tunnel") {
-    measure_calls(bench::connect_to(words[1], std::stoi(words[2])));
-    return 0;
-  }
-  if (words.size() == 3 && words[0] == "flotilla") {
-    const flotilla::Daemon daemon;
-    flotilla::WorkerSpec spec;
-    spec.executable = "./bench_worker";
-    spec.label = words[1];
-    spec.files = {{.path = words[2], .name = "bench_worker", .mode = 0755}};
-    const flotilla::Worker worker = daemon.start_worker(spec);
-    measure_calls(worker.fd());
-    return 0;
-  }
-  return 2;
+  Way way;
+  if (!way.open(words)) return 2;
+  measure_calls(way.connection());
+  return 0;
+}
+
+int beside(const std::vector<std::string>& words) {
+  Way way;
+  if (!way.open(words)) return 2;
+  const int fd = way.connection(), bulk = way.connection();
+  std::vector<char> data(sizeof(bench::Request) + 1024);
+  const auto measure = [&](const char* what) {
+    std::vector<double> times;
+    for (const auto begin = Clock::now(); seconds_since(begin) < 3 || times.size() < 500;) {
+      const auto one = Clock::now();
+      call(fd, data, 1024, 1024);
+      times.push_back(seconds_since(one) * 1e6);
+    }
+    std::printf("{\"what\": \"%s\", \"p50_us\": %.2f, \"p99_us\": %.2f}\n", what, percentile(times, 0.5), percentile(times, 0.99));
+  };
+  measure("warm");
+  measure("alone");
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> moved{0};
+  std::thread mover([&] {
+    constexpr std::uint64_t size = 16u << 20;
+    std::vector<char> array(sizeof(bench::Request) + size);
+    while (!stop) {
+      call(bulk, array, size, size);
+      moved += 2 * size;
+    }
+  });
+  while (moved == 0) call(fd, data, 1024, 1024);
+  const auto begin = Clock::now();
+  const std::uint64_t before = moved;
+  measure("beside");
+  std::printf("{\"what\": \"bulk\", \"MB_per_s\": %.1f}\n", static_cast<double>(moved - before) / seconds_since(begin) / 1e6);
+  stop = true;
+  mover.join();
+  return 0;
+}
+
+int message(const std::vector<std::string>& words) {
+  Way way;
+  if (words.size() != 3 || !way.open({"flotilla", words[0], words[1]})) return 2;
+  const auto size = std::stoull(words[2]);
+  std::vector<char> data(sizeof(bench::Request) + size);
+  const int fd = way.connection();
+  call(fd, data, size, 1);
+  call(fd, data, 1, size);
+  std::printf("{\"what\": \"message\", \"bytes\": %llu}\n", size);
+  return 0;
 }
 
 int commands(const std::vector<std::string>& words) {
@@ -111,9 +189,10 @@ int commands(const std::vector<std::string>& words) {
   const int count = std::stoi(words[1]);
   double took = 0;
   if (words[0] == "spawn") {
+    const int at_once = static_cast<int>(std::thread::hardware_concurrency());
     const auto begin = Clock::now();
     for (int started = 0, ended = 0; ended < count;) {
-      while (started < count && started - ended < 2) {
+      while (started < count && started - ended < at_once) {
         spawn({"/bin/true"});
         ++started;
       }
@@ -173,6 +252,8 @@ int main(int argc, char** argv) {
   int code = 2;
   try {
     if (!words.empty() && words[0] == "calls") code = calls({words.begin() + 1, words.end()});
+    if (!words.empty() && words[0] == "beside") code = beside({words.begin() + 1, words.end()});
+    if (!words.empty() && words[0] == "message") code = message({words.begin() + 1, words.end()});
     if (!words.empty() && words[0] == "commands") code = commands({words.begin() + 1, words.end()});
     if (!words.empty() && words[0] == "typed") code = typed({words.begin() + 1, words.end()});
   } catch (const std::exception& error) {
@@ -182,6 +263,7 @@ int main(int argc, char** argv) {
   if (code == 2)
     std::fprintf(stderr,
                  "usage: bench_driver calls direct WORKER | calls tunnel HOST PORT | calls flotilla LABEL WORKER\n"
+                 "       bench_driver beside (as calls) | message LABEL WORKER BYTES\n"
                  "       bench_driver commands spawn N | commands flotilla N | typed N COMMAND...\n");
   return code;
 }

@@ -1,7 +1,7 @@
 // The worker of the benchmarks, and the bare relay that ours are compared with. Static: it runs anywhere.
 //   bench_worker PORT HOST FLAG         as a worker: connects there
-//   bench_worker --listen PORT          at the end of a tunnel: serves one connection after another on 127.0.0.1
-//   bench_worker --relay ADDRESS PORT HOST TO   one process that passes on what comes to ADDRESS:PORT
+//   bench_worker --listen PORT          at the end of a tunnel: a process for each connection to 127.0.0.1
+//   bench_worker --relay ADDRESS PORT HOST TO   a process for each connection, that passes on what comes to ADDRESS:PORT
 #include <poll.h>
 #include <csignal>
 
@@ -38,6 +38,7 @@ void relay(int a, int b) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGCHLD, SIG_IGN);
   const std::string mode = argc > 1 ? argv[1] : "";
   if (mode == "--listen" && argc == 3) {
     int port = std::atoi(argv[2]);
@@ -48,7 +49,11 @@ int main(int argc, char** argv) {
       const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
       if (fd < 0) return 1;
       bench::no_delay(fd);
-      serve(fd);
+      if (fork() == 0) {
+        serve(fd);
+        _exit(0);
+      }
+      close(fd);
     }
   }
   if (mode == "--relay" && argc == 6) {
@@ -60,10 +65,11 @@ int main(int argc, char** argv) {
       const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
       if (fd < 0) return 1;
       bench::no_delay(fd);
-      const int to = bench::connect_to(argv[4], std::atoi(argv[5]));
-      relay(fd, to);
+      if (fork() == 0) {
+        relay(fd, bench::connect_to(argv[4], std::atoi(argv[5])));
+        _exit(0);
+      }
       close(fd);
-      close(to);
     }
   }
   if (argc < 4) {
