@@ -26,6 +26,10 @@ Status init_log(const std::filesystem::path& file, LogTo to) {
   }
 }
 
-void set_log_debug(bool debug) { spdlog::set_level(debug ? spdlog::level::debug : spdlog::level::info); }
+void set_log_debug(bool debug) {
+  const auto level = debug ? spdlog::level::debug : spdlog::level::info;
+  spdlog::set_level(level);
+  spdlog::flush_on(level);
+}
 
 }  // namespace flotilla

@@ -16,6 +16,7 @@
 #include <map>
 
 #include "flotilla/v1/link.grpc.pb.h"
+#include "proto/base/log.hpp"
 
 namespace flotilla::link {
 namespace {
@@ -48,6 +49,34 @@ bool may_wait(const v1::Frame& frame) {
   }
 }
 
+// At debug level each frame is told by its kind and whom it concerns, never by its content. What carries logs, and what only keeps
+// a link alive, is left out: the first would tell of itself for ever.
+void tell_frame(const char* direction, const v1::Frame& frame, std::size_t bytes) {
+  if (!spdlog::should_log(spdlog::level::debug)) return;
+  switch (frame.body_case()) {
+    case v1::Frame::kPing:
+    case v1::Frame::kPong:
+    case v1::Frame::kReadLog:
+    case v1::Frame::kLogData:
+    case v1::Frame::kBatch:  // told one by one
+    case v1::Frame::BODY_NOT_SET: return;
+    default: break;
+  }
+  const auto* body = frame.GetReflection()->GetOneofFieldDescriptor(frame, frame.GetDescriptor()->FindOneofByName("body"));
+  const auto& message = frame.GetReflection()->GetMessage(frame, body);
+  std::string whom = frame.peer().empty() ? "" : " " + frame.peer();
+  if (const auto* id = message.GetDescriptor()->FindFieldByName("id"); id && id->message_type() == v1::AttemptId::descriptor()) {
+    const auto& attempt = static_cast<const v1::AttemptId&>(message.GetReflection()->GetMessage(message, id));
+    whom += fmt::format(" job {}.{}", attempt.job(), attempt.attempt());
+  }
+  for (const char* name : {"channel", "pilot"}) {
+    const auto* field = message.GetDescriptor()->FindFieldByName(name);
+    if (field && !field->is_repeated() && field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_UINT64)
+      whom += fmt::format(" {} {}", name, message.GetReflection()->GetUInt64(message, field));
+  }
+  spdlog::debug("{} {}{} ({} bytes)", direction, body->name(), whom, bytes);
+}
+
 void make_nonblocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
 // The part that both sides share. The reactor of the respective side drives it:
@@ -62,6 +91,7 @@ class BaseLink : public Link {
     std::unique_lock lock(mutex_);
     if (ended_ || closing_) return;
     const std::size_t bytes = frame.ByteSizeLong();
+    tell_frame("sent", frame, bytes);
     queued_bytes_ += bytes;
     queue_.push_back({std::move(frame), bytes});
     if (writing_) return;
@@ -126,6 +156,7 @@ class BaseLink : public Link {
     boost::asio::post(io_, [self = self(), frame = std::move(frame), bytes] {
       auto take = [&self](v1::Frame&& one) {
         if (!self->handlers_.on_frame) return;
+        if (spdlog::should_log(spdlog::level::debug)) tell_frame("got", one, one.ByteSizeLong());
         auto handler = self->handlers_.on_frame;  // the handler may detach
         handler(self, std::move(one));
       };

@@ -222,7 +222,8 @@ def test_no_secret_is_logged(bed, flotilla):
                             + bed.frontend.as_root("find /home/*/.cache/flotilla").stdout))
     everything = ""
     for host in (bed.laptop, bed.frontend):     # the nodes have the front end's home
-        everything += host.as_root("find /home /tmp /run /dev/shm -name '*.log' -o -name daemon.out | xargs cat").stdout
+        everything += host.as_root("find /home/*/state /home/*/.cache /home/*/.local /tmp/fl-* /tmp/flotilla-* /dev/shm -name '*.log' -o -name daemon.out "
+                                   "2> /dev/null | xargs cat").stdout
     for part in (" info flotilla 0", " info hub ", "info pilot 1.0 of local", " of hpc1 on node1"):
         assert part in everything, everything
     assert token not in everything
@@ -232,7 +233,35 @@ def test_no_secret_is_logged(bed, flotilla):
     # 32 digits and more: instances (32) are no secret, tokens of links (32), the page's and join secrets (64) are.
     instance = flotilla.instance()
     words = set(re.findall(r"(?<![0-9a-f])[0-9a-f]{32,}(?![0-9a-f])", everything))
-    assert {word for word in words if word not in public and word != instance} == set()
+    found = {word for word in words if word not in public and word != instance}
+    assert [line for line in everything.splitlines() if any(word in line for word in found)] == []
+
+
+def test_debug_logs_more_and_keeps_folders_and_logs_are_followed(bed, flotilla):
+    flotilla.add_cluster("quiet", "--host", "node1")
+    flotilla.add_cluster("loud", "--host", "node2", "--debug")
+    folders = {}
+    for name in ("quiet", "loud"):
+        pilot = flotilla.start_pilot(name, "--slots", "1")
+        follow = flotilla.popen("logs", str(pilot), "-f", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert "pilot" in follow.stdout.readline(), "what is there already"
+            folders[name] = flotilla.output("run", "--on", name, "--", "pwd")
+            if name == "loud":
+                line = follow.stdout.readline()
+                while "got start_attempt" not in line:
+                    assert line, "the log has ended"
+                    line = follow.stdout.readline()
+                assert " debug " in line
+        finally:
+            follow.terminate()
+            follow.communicate()
+        for log in (flotilla.output("logs", name), flotilla.output("logs", str(pilot))):
+            assert " info " in log
+            assert (" debug " in log) == (name == "loud"), log
+    there = lambda folder: bed.frontend.as_user(["test", "-d", folder], check=False).returncode == 0  # noqa: E731; one home for all
+    assert there(folders["loud"])
+    wait_until(lambda: not there(folders["quiet"]), 10, "the folder of a job is removed")
 
 
 def test_forwarding_forbidden(bed, flotilla):
