@@ -12,9 +12,10 @@ constexpr std::size_t log_files = 3;              // beside the present one
 
 Status init_log(const std::filesystem::path& file, LogTo to) {
   try {
-    const mode_t before = umask(0077);
-    std::vector<spdlog::sink_ptr> sinks{std::make_shared<spdlog::sinks::rotating_file_sink_mt>(file.string(), log_file_bytes, log_files)};
-    umask(before);
+    spdlog::file_event_handlers nobody_else;  // also the files that a rotation makes
+    nobody_else.after_open = [](const spdlog::filename_t&, std::FILE* opened) { fchmod(fileno(opened), 0600); };
+    std::vector<spdlog::sink_ptr> sinks{
+        std::make_shared<spdlog::sinks::rotating_file_sink_mt>(file.string(), log_file_bytes, log_files, false, nobody_else)};
     if (to == LogTo::file_and_stderr) sinks.push_back(std::make_shared<spdlog::sinks::stderr_sink_mt>());
     auto logger = std::make_shared<spdlog::logger>("", sinks.begin(), sinks.end());
     logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
