@@ -7,8 +7,9 @@
 
 namespace flotilla::cli {
 
-Prompter::Prompter(DaemonClient& client, const std::string& resource, bool accept_new_host_keys, StatusLine& line)
-    : stream_(client.prompts()), line_(line), withdrawn_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+Prompter::Prompter(DaemonClient& client, const std::string& resource, bool accept_new_host_keys, StatusLine& line,
+                   std::function<void()> on_question)
+    : stream_(client.prompts()), line_(line), on_question_(std::move(on_question)), withdrawn_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   v1::PromptAnswer first;
   first.set_accept_new_host_keys(accept_new_host_keys);
   first.set_resource(resource);
@@ -60,7 +61,16 @@ void Prompter::answer() {
     std::uint64_t drained = 0;
     [[maybe_unused]] const auto n = ::read(withdrawn_.get(), &drained, sizeof drained);
     lock.unlock();
-    ask_one(prompt);
+    const auto tell = [&](bool asks) {
+      asks_ = asks;
+      if (on_question_) on_question_();
+    };
+    tell(true);
+    {
+      const std::scoped_lock keys(keys_);
+      ask_one(prompt);
+    }
+    tell(false);
     lock.lock();
     asked_ = 0;
   }

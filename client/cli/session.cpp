@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "client/cli/core/terminal_modes.hpp"
 #include "client/cli/core/units.hpp"
@@ -66,7 +67,8 @@ class Connection {
   };
   Connection(DaemonClient& client, const v1::AttachOpen& open, const SessionOptions& options, Offsets& offsets, TerminalModes& modes,
              StatusLine& line, const unique_fd& bell)
-      : options_(options), offsets_(offsets), modes_(modes), line_(line), bell_(bell), stream_(client.attach()) {
+      : options_(options), offsets_(offsets), modes_(modes), line_(line), bell_(bell), from_end_(open.from_end()),
+        stream_(client.attach()) {
     v1::AttachInput first;
     *first.mutable_open() = open;
     stream_->write(first);  // when it fails, read() fails too, and finish() says why
@@ -122,6 +124,11 @@ class Connection {
           break;
         }
         continue;
+      }
+      if (message.has_job() && std::exchange(from_end_, false)) {
+        // Earlier output is not wanted: not after a reconnect either.
+        offsets_.next[1] = message.job().stdout_bytes();
+        offsets_.next[2] = message.job().stderr_bytes();
       }
       {
         const std::scoped_lock lock(mutex_);
@@ -183,6 +190,7 @@ class Connection {
   TerminalModes& modes_;
   StatusLine& line_;
   const unique_fd& bell_;
+  bool from_end_;  // until the first message; of the reader
   std::unique_ptr<AttachStream> stream_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -209,6 +217,7 @@ class Session {
 
   Result<SessionResult> run() {
     connect();
+    if (options_.accept_new_host_keys) open_prompter();  // for that answer no terminal is needed
     for (;;) {
       wait();
       const auto seen = connection_->look();
@@ -293,7 +302,7 @@ class Session {
     if (keys_.holding()) at(held_since_ + held_key);
     pollfd fds[3] = {{bell_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {-1, POLLIN, 0}};
     const bool room = stdin_open_ && connection_->queued_bytes() < stdin_ahead;
-    if (room) {
+    if (room && !question()) {  // the bell rings when it ends
       if (stdin_is_ours()) fds[2].fd = STDIN_FILENO;
       else at(now + background_check);
     }
@@ -314,13 +323,16 @@ class Session {
     if (why && Clock::now() >= next_why_) tell_why();
   }
 
+  // One that takes its answer from the terminal that is the job's input.
+  bool question() const { return prompter_ && prompter_->asks() && isatty(STDIN_FILENO); }
+
   // Reading the terminal from the background would stop us.
   bool stdin_is_ours() const { return !isatty(STDIN_FILENO) || tcgetpgrp(STDIN_FILENO) == getpgrp(); }
 
   void tell_why() {
     next_why_ = Clock::now() + why_every;
     if (!line_.visible()) return tell_why_once();
-    if (!prompter_ && can_ask()) prompter_.emplace(*client_, "", options_.accept_new_host_keys, line_);
+    open_prompter();
     if (result_.job.id() == 0) {
       line_.show("waiting for the daemon");
       return;
@@ -338,6 +350,11 @@ class Session {
     line_.show("job " + id_text() + ": " + (reason.empty() ? "waiting" : reason));
     const auto after = connection_->look();
     if (after.over || (after.job && !waits(*after.job))) line_.clear();
+  }
+
+  void open_prompter() {
+    if (prompter_ || !(can_ask() || options_.accept_new_host_keys)) return;
+    prompter_.emplace(*client_, "", options_.accept_new_host_keys, line_, [this] { ring(bell_); });
   }
 
   // Without a terminal: a line for each reason, when it does not pass by itself.
@@ -358,7 +375,7 @@ class Session {
     while (read(signals_.get(), &info, sizeof info) == sizeof info) {
       const int number = static_cast<int>(info.ssi_signo);
       if (number == SIGWINCH || number == SIGCONT) {
-        if (number == SIGCONT && guard_) guard_->apply_again();
+        if (number == SIGCONT && guard_ && !question()) guard_->apply_again();
         send_window();
       } else if (number == SIGINT) {
         interrupt();
@@ -426,6 +443,12 @@ class Session {
   }
 
   void take_input() {
+    std::unique_lock<std::mutex> keys;
+    if (prompter_ && isatty(STDIN_FILENO)) {
+      keys = prompter_->take_keys();
+      pollfd still{STDIN_FILENO, POLLIN, 0};  // a question that came between flushed what was typed before it
+      if (!keys || poll(&still, 1, 0) != 1) return;
+    }
     char buffer[stdin_piece];
     const ssize_t n = read(STDIN_FILENO, buffer, sizeof buffer);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;

@@ -16,7 +16,8 @@
 namespace flotilla::cli {
 namespace {
 
-// For the handlers below, which may touch nothing else. One terminal is changed at a time.
+// For the handlers below, which may touch nothing else. The terminal as it was before the first change; a question on a terminal
+// that is raw already leaves them alone.
 termios original;
 volatile sig_atomic_t changed_fd = -1;
 
@@ -170,10 +171,14 @@ std::optional<std::string> ask(const std::string& question, Echo echo, int withd
   // Key by key: Ctrl-C ends the question, not the program, and a question can be withdrawn half typed.
   asking.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO | ISIG);
   asking.c_iflag |= ICRNL;
+  asking.c_oflag |= OPOST | ONLCR;  // the job's terminal may be raw
   asking.c_cc[VMIN] = 1;
   asking.c_cc[VTIME] = 0;
-  original = before;
-  changed_fd = terminal.get();
+  const bool changed_before = changed_fd >= 0;
+  if (!changed_before) {
+    original = before;
+    changed_fd = terminal.get();
+  }
   tcsetattr(terminal.get(), TCSAFLUSH, &asking);
   write_all(terminal.get(), question);
   std::optional<std::string> answer;
@@ -215,7 +220,7 @@ std::optional<std::string> ask(const std::string& question, Echo echo, int withd
   }
   write_all(terminal.get(), "\n");
   tcsetattr(terminal.get(), TCSANOW, &before);
-  changed_fd = -1;
+  if (!changed_before) changed_fd = -1;
   return answer;
 }
 

@@ -34,10 +34,14 @@ void Prompts::add(TwoWayStreamPtr<v1::PromptAnswer, v1::Prompt> stream) {
       client.ready = true;
       client.resource = message.resource();
       client.accept_new_host_keys = message.accept_new_host_keys();
-      for (const auto& [question, q] : questions_)
-        if (answers_for(client, q.prompt.resource())) client.stream->send(q.prompt);
-      for (auto& [question, q] : questions_)
-        if (anybody(q.prompt.resource())) q.patience->cancel();
+      std::vector<std::uint64_t> accepted;  // which were asked before this client came
+      for (auto& [question, q] : questions_) {
+        if (!answers_for(client, q.prompt.resource())) continue;
+        q.patience->cancel();
+        if (client.accept_new_host_keys && q.prompt.kind() == v1::PROMPT_HOST_KEY) accepted.push_back(question);
+        else client.stream->send(q.prompt);
+      }
+      for (const auto question : accepted) settle(question, "yes");
       return;
     }
     if (!message.id()) return;

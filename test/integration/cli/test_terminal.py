@@ -56,6 +56,22 @@ def test_leaving_a_job_and_coming_back(cli, terminal):
     assert back.settings_restored()
 
 
+def test_attach_new_shows_nothing_earlier_after_a_restart_either(own_cli, terminal):
+    script = "echo earlier; trap 'touch drawn' WINCH; echo ready; while [ ! -e go ]; do sleep 0.02; done; echo later"
+    on = terminal(own_cli, "run", "-t", "--", "sh", "-c", script)
+    on.until("ready")
+    on.type("\x10\x11")
+    assert on.wait() == 0
+    number = own_cli.json("job", "list")[0]["id"]
+    back = terminal(own_cli, "attach", "--new", str(number))
+    until((own_cli.work / "drawn").exists, "it is attached, and had the job draw itself")
+    own_cli.run("daemon", "restart")
+    (own_cli.work / "go").touch()
+    shown = back.until("later")
+    assert "earlier" not in shown and "ready" not in shown
+    assert back.wait() == 0
+
+
 def test_closing_the_window_leaves_an_attached_job_running(cli, terminal):
     number = cli.run("submit", "--", "sh", "-c", "echo ready; exec sleep 1000").out.strip()
     on = terminal(cli, "attach", number)
@@ -209,3 +225,28 @@ def test_accept_new_needs_no_terminal(own_cli, ssh_host):
     assert own_cli.run("run", "--on", "host", "--", "sh", "-c", "echo $FLOTILLA_PILOT $FLOTILLA_RESOURCE").out.strip() == f"{number} host"
     assert own_cli.run("logs", "host").out
     assert own_cli.run("logs", number).out
+
+
+@pytest.mark.parametrize("options", [[], ["-t"]])
+def test_keys_at_a_question_are_its_answer_and_not_the_jobs_input(own_cli, terminal, ssh_host, options):
+    started = terminal(own_cli, "pilot", "start", "host", "--slots", "1")  # asks too, until it is answered elsewhere
+    started.until(r"\[yes/no\] ")
+    on = terminal(own_cli, "run", *options, "--on", "host", "--", "sh", "-c", "stty -echo 2>/dev/null; read a; echo got:$a.")
+    on.until(r"\[yes/no\] ")
+    on.type("perhaps\r")
+    on.until("yes or no: ")
+    on.type("yes\r")
+    on.until("yes\r?\n")
+    job = until(lambda: next((job for job in own_cli.json("job", "list") if job["state"] == "running"), None), "the job runs")
+    on.type("input\r")
+    on.until(r"got:input\.")
+    assert on.wait() == 0
+    assert own_cli.job(job["id"])["exit"]["code"] == 0
+    assert on.settings_restored()
+    assert started.wait() == 0
+    assert started.settings_restored()
+
+
+def test_accept_new_of_run_needs_no_terminal(own_cli, ssh_host):
+    own_cli.run("pilot", "start", "host", "--slots", "1", "--no-wait")
+    assert own_cli.run("run", "--accept-new", "--on", "host", "--", "echo", "there").out == "there\n"
