@@ -14,17 +14,22 @@
 #include <condition_variable>
 #include <deque>
 #include <filesystem>
+#include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "client/lib/convert.hpp"
 #include "client/lib/errors.hpp"
+#include "client/lib/questions.hpp"
 #include "client/lib/start.hpp"
+#include "client/lib/terminal.hpp"
 #include "client/lib/waits.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
 #include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
+#include "proto/base/text.hpp"
 #include "proto/base/unique_fd.hpp"
 #include "proto/base/version.hpp"
 #include "proto/channel/hand_over.hpp"
@@ -34,15 +39,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A daemon that restarts is back within this; a wait goes on with the new one.
-constexpr auto restart_limit = std::chrono::seconds(30);
 // The giver of a channel answers at once; it may be busy.
 constexpr auto take_limit = std::chrono::seconds(10);
 // After a stream's end its cause follows at once; a pilot that is gone is noticed within 5 s.
 constexpr auto cause_limit = std::chrono::seconds(6);
-constexpr auto why_limit = std::chrono::seconds(5);  // for the daemon's answer why something waits
+constexpr auto dead_limit = std::chrono::milliseconds(1500);  // for an error message: longer is not waited for a daemon that is dead
+constexpr auto why_limit = std::chrono::seconds(5);           // for the daemon's answer why something waits
+constexpr auto leave_limit = std::chrono::seconds(5);         // for what was written to a job that does not read
 constexpr std::size_t start_key_bytes = 16;
 constexpr std::size_t blob_chunk_bytes = 1u << 20;  // PROTOCOL.md 3.2
+constexpr std::size_t input_chunk_bytes = 1u << 20;
+constexpr std::size_t largest_request_bytes = 64u << 20;  // what the daemon takes
 
 Clock::time_point deadline_of(Duration limit) {
   const auto now = Clock::now();
@@ -102,6 +109,17 @@ std::exception_ptr exception_of(const grpc::Status& status) {
   }
 }
 
+void check_size(const google::protobuf::Message& request) {
+  if (const std::size_t bytes = request.ByteSizeLong(); bytes > largest_request_bytes)
+    detail::raise({ErrorCode::resource_exhausted,
+                   "the request has " + std::to_string(bytes >> 20) + " MiB, the daemon takes " +
+                       std::to_string(largest_request_bytes >> 20) + " MiB at once",
+                   "give what is large as an input file, and many jobs in several calls",
+                   false,
+                   {},
+                   {}});
+}
+
 std::string current_folder() {
   std::error_code failed;
   const auto folder = std::filesystem::current_path(failed);
@@ -119,6 +137,8 @@ class MappedFile {
       detail::raise({ErrorCode::invalid_argument, "the input file " + path + " is not a regular file", "", false, {}, {}});
     mode_ = info.st_mode & 0777;
     size_ = static_cast<std::size_t>(info.st_size);
+    version_ = path + '\0' + std::to_string(info.st_dev) + ' ' + std::to_string(info.st_ino) + ' ' + std::to_string(info.st_size) + ' ' +
+               std::to_string(info.st_mtim.tv_sec) + ' ' + std::to_string(info.st_mtim.tv_nsec);
     if (size_ == 0) return;
     void* at = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
     if (at == MAP_FAILED) detail::raise(errno_error(Code::resource_exhausted, "cannot read the input file " + path));
@@ -131,11 +151,14 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   std::string_view bytes() const { return {at_, size_}; }
   unsigned mode() const { return mode_; }
+  // The same for a file that has not changed.
+  const std::string& version() const { return version_; }
 
  private:
   const char* at_ = nullptr;
   std::size_t size_ = 0;
   unsigned mode_ = 0;
+  std::string version_;
 };
 
 }  // namespace
@@ -151,7 +174,9 @@ class WorkerState {
   unique_fd fd;
   channel::CountersMap counters;
 
-  std::mutex mutex;  // guards the three below; held while waiting for the end, so that two waits share one line
+  std::mutex mutex;                   // guards all below; not held while anything is waited for
+  std::condition_variable read_over;  // `reading` has become false
+  bool reading = false;               // one thread waits on `control`, and has `partial`; the others wait for it
   unique_fd control;
   std::string partial;
   std::optional<ExitReason> ended;
@@ -192,11 +217,10 @@ class Session : public std::enable_shared_from_this<Session> {
     {
       std::lock_guard lock(mutex_);
       ending_ = true;
-      if (prompt_context_) prompt_context_->TryCancel();
       if (why_context_) why_context_->TryCancel();
       work_.notify_all();
     }
-    join(prompt_thread_);
+    questions_.reset();
     for (auto& thread : pool_) join(thread);
   }
 
@@ -207,9 +231,11 @@ class Session : public std::enable_shared_from_this<Session> {
   using Streaming = std::unique_ptr<grpc::ClientReader<Reply>> (Stub::*)(grpc::ClientContext*, const Request&);
 
   Stub& stub() { return *stub_; }
+  Duration restart_limit() const { return options_.restart_limit; }
 
   template <class Request, class Reply>
   Reply call(Unary<Request, Reply> method, const Request& request) {
+    check_size(request);
     grpc::ClientContext context;
     Reply reply;
     const auto status = (stub_.get()->*method)(&context, request, &reply);
@@ -264,61 +290,79 @@ class Session : public std::enable_shared_from_this<Session> {
   // From now on questions are answered here. Does nothing the second time, or when there is nobody to ask.
   void answer_prompts() {
     std::lock_guard lock(mutex_);
-    if (prompt_context_ || ending_) return;
+    if (questions_ || ending_) return;
     const bool somebody = options_.prompts || ::access("/dev/tty", R_OK | W_OK) == 0;
     if (!(somebody && (options_.prompts || ::isatty(STDERR_FILENO))) && !options_.accept_new_host_keys) return;
-    prompt_context_ = std::make_unique<grpc::ClientContext>();
-    prompt_thread_ =
-        std::thread([this, handler = options_.prompts ? options_.prompts : PromptHandler(ask_on_terminal)] { run_prompts(handler); });
+    Questions::Handler handler = ask_on_terminal;
+    if (options_.prompts) handler = [said = options_.prompts](const Prompt& prompt, int) { return said(prompt); };
+    questions_ = std::make_unique<Questions>(*stub_, std::move(handler), options_.accept_new_host_keys);
   }
 
   // ---- input files
 
-  void add_files(const std::vector<InputFile>& files, v1::JobSpec& spec) {
+  static std::string name_of(const InputFile& file) {
+    return file.name.empty() ? std::filesystem::path(file.path).filename().native() : file.name;
+  }
+  // What was sent in one call: a file that many jobs have is read and asked for once.
+  struct SentFiles {
+    std::map<std::string, std::string> hashes;  // by MappedFile::version()
+    std::set<std::string> sent;                 // hashes
+  };
+  void add_files(const std::vector<InputFile>& files, v1::JobSpec& spec, SentFiles& sent) {
     for (const auto& file : files) {
       std::optional<MappedFile> mapped;
       if (!file.path.empty()) mapped.emplace(file.path);
       const std::string_view bytes = mapped ? mapped->bytes() : std::string_view(file.content);
-      std::string name = file.name.empty() ? std::filesystem::path(file.path).filename().native() : file.name;
+      std::string fresh;
+      std::string& hash = mapped ? sent.hashes[mapped->version()] : fresh;
+      if (hash.empty()) hash = sha256(bytes);
       auto& wire = *spec.add_files();
-      wire.set_name(std::move(name));
-      wire.set_sha256(sha256(bytes));
+      wire.set_name(name_of(file));
+      wire.set_sha256(hash);
       wire.set_size(bytes.size());
       wire.set_mode(file.mode ? file.mode : mapped ? mapped->mode() : 0);
-      put_blob(wire.sha256(), bytes);
+      if (sent.sent.contains(hash)) continue;
+      put_blob(hash, bytes);
+      sent.sent.insert(hash);
     }
   }
 
   // ---- waits that outlive the daemon
 
-  // Calls until it has an answer: a daemon that is being restarted is waited for.
-  template <class Request, class Reply>
-  Reply call_through_restart(Unary<Request, Reply> method, const Request& request) {
-    std::optional<Clock::time_point> lost_at;
+  // Calls until it has an answer: a daemon that is being restarted is waited for, for `patience`. `make` makes the request anew each
+  // time, with what is left of its limit.
+  template <class Request, class Reply, class Make>
+  Reply call_through_restart(Unary<Request, Reply> method, Make make, Clock::time_point deadline, Duration patience) {
     for (;;) {
       grpc::ClientContext context;
-      // Once the connection was lost the channel looks for the new daemon by itself.
-      context.set_wait_for_ready(lost_at.has_value());
-      if (lost_at)
-        context.set_deadline(std::chrono::system_clock::now() + restart_limit + Duration(std::max<std::int64_t>(0, request.timeout_ms())));
       Reply reply;
-      const auto status = (stub_.get()->*method)(&context, request, &reply);
+      const auto status = (stub_.get()->*method)(&context, make(), &reply);
       if (status.ok()) return reply;
-      if (!connection_lost(status) || (lost_at && Clock::now() > *lost_at + restart_limit)) flotilla::raise(status);
-      if (!lost_at) lost_at = Clock::now();
+      if (!connection_lost(status)) flotilla::raise(status);
+      await_daemon(status, deadline, patience);
     }
   }
 
-  // Until a daemon answers. A connection that is not known to be broken yet may fail the first try, or the second.
-  void await_daemon(Clock::time_point lost_at) {
+  // Until a daemon answers; throws what `lost` says when none does. A connection that is not known to be broken yet may fail the first
+  // try, or the second.
+  void await_daemon(const grpc::Status& lost, Clock::time_point deadline, Duration patience) {
+    const auto until = deadline_of(patience);
     for (;;) {
+      const auto left = left_until(std::min(until, deadline));
       grpc::ClientContext probe;
-      probe.set_wait_for_ready(true);
-      probe.set_deadline(std::chrono::system_clock::now() + restart_limit);
+      probe.set_wait_for_ready(true);  // the channel looks for the new daemon by itself
+      if (left != no_limit) probe.set_deadline(std::chrono::system_clock::now() + left);
       v1::DaemonInfo info;
       const auto status = stub_->GetInfo(&probe, v1::GetInfoRequest(), &info);
       if (status.ok()) return;
-      if (!connection_lost(status) || Clock::now() > lost_at + restart_limit) flotilla::raise(status);
+      if (Clock::now() >= deadline)
+        raise({ErrorCode::timed_out,
+               "the daemon went away, and is not back within the time given",
+               "see 'flotilla logs daemon'",
+               true,
+               {},
+               {}});
+      if (!connection_lost(status) || Clock::now() >= until) flotilla::raise(lost);
     }
   }
 
@@ -334,9 +378,13 @@ class Session : public std::enable_shared_from_this<Session> {
   }
   static bool wait_over(const JobInfo& info, bool running) { return has_ended(info.state) || (running && info.state == JobState::running); }
   JobInfo wait_job(std::uint64_t id, bool running, Clock::time_point deadline) {
+    return wait_job(id, running, deadline, options_.restart_limit);
+  }
+  JobInfo wait_job(std::uint64_t id, bool running, Clock::time_point deadline, Duration patience) {
     const Watch::Wait watched(watch_, why_of(id), false);
     for (;;) {
-      const auto reply = call_through_restart(&Stub::WaitJobs, wait_request(id, running, deadline));
+      const auto reply = call_through_restart(
+          &Stub::WaitJobs, [&] { return wait_request(id, running, deadline); }, deadline, patience);
       if (reply.jobs_size() == 0)
         raise({ErrorCode::not_found, "there is no job " + std::to_string(id), "see 'flotilla job list'", false, {}, {}});
       JobInfo info = from_wire(reply.jobs(0));
@@ -354,18 +402,22 @@ class Session : public std::enable_shared_from_this<Session> {
   std::vector<JobInfo> wait_jobs(const std::vector<std::uint64_t>& ids, Clock::time_point deadline) {
     if (ids.empty()) return {};
     const Watch::Wait watched(watch_, why_of(ids.back()), false);
-    const auto reply = call_through_restart(&Stub::WaitJobs, wait_request(ids, false, deadline));
+    const auto reply = call_through_restart(
+        &Stub::WaitJobs, [&] { return wait_request(ids, false, deadline); }, deadline, options_.restart_limit);
     std::vector<JobInfo> infos;
     for (const auto& job : reply.jobs()) infos.push_back(from_wire(job));
     return infos;
   }
   PilotInfo wait_pilot(std::uint64_t id, bool ended, Clock::time_point deadline) {
-    for (;;) {
+    const auto make = [&] {
       v1::WaitPilotsRequest request;
       request.add_ids(id);
       request.set_ended(ended);
       if (const auto left = left_until(deadline); left != no_limit) request.set_timeout_ms(std::max<std::int64_t>(1, left.count()));
-      const auto reply = call_through_restart(&Stub::WaitPilots, request);
+      return request;
+    };
+    for (;;) {
+      const auto reply = call_through_restart(&Stub::WaitPilots, make, deadline, options_.restart_limit);
       if (reply.pilots_size() == 0)
         raise({ErrorCode::not_found, "there is no pilot " + std::to_string(id), "see 'flotilla pilot list'", false, {}, {}});
       PilotInfo info = from_wire(reply.pilots(0));
@@ -421,22 +473,17 @@ class Session : public std::enable_shared_from_this<Session> {
     };
     const Watch::Wait watched(watch_, ask, false);
     bool over = false;
-    std::optional<Clock::time_point> lost_at;
+    v1::AttachInput first;
+    *first.mutable_open() = open;
+    check_size(first);
     for (;;) {
       grpc::ClientContext context;
-      context.set_wait_for_ready(lost_at.has_value());
       if (const auto left = left_until(deadline); left != no_limit) context.set_deadline(std::chrono::system_clock::now() + left);
-      else if (lost_at && !over) {
-        // Only until the daemon answers again, which a deadline of the whole stream cannot say: probe first.
-        await_daemon(*lost_at);
-      }
       const auto call = stub_->Attach(&context);
-      v1::AttachInput input;
-      *input.mutable_open() = open;
-      call->Write(input);
+      *first.mutable_open() = open;
+      call->Write(first);
       v1::AttachOutput output;
       while (call->Read(&output)) {
-        lost_at.reset();
         if (output.has_job()) {
           followed.info = from_wire(output.job());
           // From now on it is joined, not submitted again.
@@ -460,8 +507,8 @@ class Session : public std::enable_shared_from_this<Session> {
       const auto status = call->Finish();
       if (over) return followed;
       if (status.ok()) raise({ErrorCode::internal, "the daemon ended the output of a job without its end", "", true, {}, {}});
-      if (!connection_lost(status) || open.has_submit() || (lost_at && Clock::now() > *lost_at + restart_limit)) flotilla::raise(status);
-      if (!lost_at) lost_at = Clock::now();
+      if (!connection_lost(status) || open.has_submit()) flotilla::raise(status);
+      await_daemon(status, deadline, options_.restart_limit);
       open.set_stdout_offset(followed.offsets[0]);
       open.set_stderr_offset(followed.offsets[1]);
     }
@@ -492,15 +539,20 @@ class Session : public std::enable_shared_from_this<Session> {
     return result;
   }
 
-  v1::JobSpec prepare(const CommandSpec& spec) {
+  template <class Spec>
+  v1::JobSpec prepare(const Spec& spec, SentFiles& sent) {
     v1::JobSpec wire = to_wire(spec, current_folder());
-    add_files(spec.files, wire);
+    for (const auto& file : spec.files)  // names are looked at before anything is sent
+      wire.add_files()->set_name(name_of(file));
+    if (const auto good = check_text(wire); !good) raise(good.error());
+    wire.clear_files();
+    add_files(spec.files, wire, sent);
     return wire;
   }
-  v1::JobSpec prepare(const WorkerSpec& spec) {
-    v1::JobSpec wire = to_wire(spec, current_folder());
-    add_files(spec.files, wire);
-    return wire;
+  template <class Spec>
+  v1::JobSpec prepare(const Spec& spec) {
+    SentFiles sent;
+    return prepare(spec, sent);
   }
 
   Worker take(const v1::WorkerChannel& where) {
@@ -557,36 +609,6 @@ class Session : public std::enable_shared_from_this<Session> {
     return status.ok() ? std::optional(std::move(reply)) : std::nullopt;
   }
 
-  void run_prompts(const PromptHandler& handler) {
-    const auto call = stub_->Prompts(prompt_context_.get());
-    v1::PromptAnswer answer;
-    answer.set_accept_new_host_keys(options_.accept_new_host_keys);
-    call->Write(answer);
-    v1::Prompt wire;
-    while (call->Read(&wire)) {
-      if (wire.withdrawn()) continue;  // handlers run one after the other: this one was answered or is over
-      Prompt prompt;
-      prompt.kind = wire.kind() == v1::PROMPT_HOST_KEY ? Prompt::Kind::host_key
-                    : wire.kind() == v1::PROMPT_SECRET ? Prompt::Kind::secret
-                                                       : Prompt::Kind::text;
-      prompt.resource = wire.resource();
-      prompt.text = wire.text();
-      prompt.fingerprint = wire.fingerprint();
-      std::optional<std::string> said;
-      try {
-        said = handler(prompt);
-      } catch (...) {
-        // A handler that fails refuses; there is nobody here who could take its exception.
-      }
-      answer.Clear();
-      answer.set_id(wire.id());
-      if (said) answer.set_text(*said);
-      else answer.set_refused(true);
-      call->Write(answer);
-    }
-    call->Finish();
-  }
-
   void run_pool() {
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -620,9 +642,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
   std::mutex mutex_;  // guards all below
   bool ending_ = false;
-  std::unique_ptr<grpc::ClientContext> prompt_context_;
+  std::unique_ptr<Questions> questions_;
   grpc::ClientContext* why_context_ = nullptr;
-  std::thread prompt_thread_;
   std::condition_variable work_;
   std::deque<std::function<void()>> queue_;
   std::size_t idle_ = 0;
@@ -642,14 +663,18 @@ class AttachState {
   }
   ~AttachState() {
     if (finished_) return;
-    v1::AttachInput input;
-    input.set_detach(true);
-    call_->Write(input);
-    call_->WritesDone();
-    context_.TryCancel();
-    v1::AttachOutput rest;
-    while (call_->Read(&rest)) {}
-    call_->Finish();
+    // A call that is canceled at once takes what was just written with it.
+    const auto left = session_->async([this] {
+      v1::AttachInput input;
+      input.set_detach(true);
+      call_->Write(input);
+      call_->WritesDone();
+      v1::AttachOutput rest;
+      while (call_->Read(&rest)) {}
+      call_->Finish();
+    });
+    if (left.wait_for(leave_limit) == std::future_status::timeout) context_.TryCancel();
+    left.wait();
   }
   void send(const v1::AttachInput& input) {
     std::lock_guard lock(writing_);  // reading and writing may be on two threads, two writers may not
@@ -857,6 +882,9 @@ std::future<JobInfo> Job::wait_async(Duration limit) const {
       });
   return future;
 }
+std::future<JobInfo> Job::wait_running_async(Duration limit) const {
+  return session_->async([self = *this, limit] { return self.wait_running(limit); });
+}
 std::future<JobResult> Job::result_async(Duration limit) const {
   return session_->async([self = *this, limit] { return self.result(limit); });
 }
@@ -868,8 +896,11 @@ Attachment::~Attachment() = default;
 std::optional<Attachment::Event> Attachment::next() { return state_->next(); }
 void Attachment::write(std::string_view text) {
   v1::AttachInput input;
-  input.set_stdin(text.data(), text.size());
-  state_->send(input);
+  for (; !text.empty(); text.remove_prefix(input.stdin().size())) {
+    const auto part = text.substr(0, input_chunk_bytes);
+    input.set_stdin(part.data(), part.size());
+    state_->send(input);
+  }
 }
 void Attachment::close_input() {
   v1::AttachInput input;
@@ -892,36 +923,75 @@ void Attachment::resize(unsigned rows, unsigned columns) {
 
 namespace {
 
-// Reads the END line; with the giver gone without a word the daemon is asked.
-std::optional<ExitReason> exit_of(detail::WorkerState& state, Duration limit) {
-  std::lock_guard lock(state.mutex);
+// The END line; nullopt when it has not come in time, or after close(); an error when the giver has gone without a word.
+Result<std::optional<ExitReason>> read_end(detail::WorkerState& state, Clock::time_point deadline) {
+  std::unique_lock lock(state.mutex);
+  const auto free = [&] { return !state.reading; };
+  if (deadline == Clock::time_point::max()) state.read_over.wait(lock, free);
+  else if (!state.read_over.wait_until(lock, deadline, free)) return std::nullopt;
   if (state.ended || state.closed) return state.ended;
-  const auto deadline = deadline_of(limit);
-  auto end = channel::read_end(state.control.get(), state.partial, std::min<Duration>(limit, std::chrono::hours(24 * 365)));
-  if (end && !*end) return std::nullopt;
-  if (state.closed) return std::nullopt;
-  if (end) {
-    state.ended = detail::from_wire(**end);
-    return state.ended;
-  }
-  try {
-    // The pilot is gone, or the daemon (remote workers): the journal knows, at the latest when the loss was noticed.
-    const auto info = state.session->wait_job(state.id, false, std::max(deadline, Clock::now() + cause_limit));
-    state.ended = info.exit;
-    if (state.ended->message.empty()) state.ended->message = info.message;
-  } catch (const FlotillaError& error) {
-    ExitReason reason;
-    reason.kind = ExitKind::pilot_lost;
-    reason.message = "the channel to worker " + std::to_string(state.id) + " was lost: " + end.error().message;
-    state.ended = std::move(reason);
-  }
+  state.reading = true;
+  lock.unlock();
+  auto end = channel::read_end(state.control.get(), state.partial, std::min<Duration>(left_until(deadline), std::chrono::hours(24 * 365)));
+  lock.lock();
+  state.reading = false;
+  state.read_over.notify_all();
+  if (state.closed || (end && !*end)) return state.ended;
+  if (!end) return fail(end.error());
+  state.ended = detail::from_wire(**end);
   return state.ended;
 }
 
+// The giver of the channel has gone (the pilot, or for remote workers the daemon): the journal knows why, at the latest when the loss
+// was noticed.
+ExitReason journalled_exit(detail::WorkerState& state, Clock::time_point deadline, Duration patience) {
+  const auto info = state.session->wait_job(state.id, false, std::max(deadline, Clock::now() + cause_limit), patience);
+  ExitReason reason = info.exit;
+  if (reason.message.empty()) reason.message = info.message;
+  return reason;
+}
+ExitReason lost_worker(const detail::WorkerState& state, const Error& gone) {
+  ExitReason reason;
+  reason.kind = ExitKind::pilot_lost;
+  reason.message = "the channel to worker " + std::to_string(state.id) + " was lost: " + gone.message;
+  return reason;
+}
+// What was found out first stays.
+ExitReason settle(detail::WorkerState& state, ExitReason reason) {
+  std::lock_guard lock(state.mutex);
+  if (!state.ended) state.ended = std::move(reason);
+  return *state.ended;
+}
+
+std::optional<ExitReason> exit_of(detail::WorkerState& state, Duration limit) {
+  const auto deadline = deadline_of(limit);
+  const auto end = read_end(state, deadline);
+  if (end) return *end;
+  try {
+    return settle(state, journalled_exit(state, deadline, state.session->restart_limit()));
+  } catch (const FlotillaError&) {
+    return settle(state, lost_worker(state, end.error()));
+  }
+}
+
+// Waits shortly for the cause, and hardly for a daemon that is dead.
 std::string explain(detail::WorkerState& state) {
-  const auto reason = exit_of(state, cause_limit);
+  const auto end = read_end(state, Clock::now() + cause_limit);
+  std::optional<ExitReason> reason;
+  std::string silent;
+  if (end) {
+    reason = *end;
+  } else {
+    try {
+      reason = settle(state, journalled_exit(state, Clock::now(), dead_limit));
+    } catch (const FlotillaError& error) {
+      // A daemon that is started later may know more: exit() asks it.
+      reason = lost_worker(state, end.error());
+      silent = "; " + error.message();
+    }
+  }
   if (!reason) return {};
-  std::string text = reason->message;
+  std::string text = reason->message + silent;
   if (!reason->stderr_tail.empty()) text += "\nlast lines of its stderr:\n" + reason->stderr_tail;
   while (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
@@ -970,7 +1040,8 @@ void Worker::close() {
   // Wakes whoever waits in exit() of this worker, on whatever thread.
   if (state_->fd) ::shutdown(state_->fd.get(), SHUT_RDWR);
   if (state_->control) ::shutdown(state_->control.get(), SHUT_RDWR);
-  std::lock_guard lock(state_->mutex);
+  std::unique_lock lock(state_->mutex);
+  state_->read_over.wait(lock, [&] { return !state_->reading; });
   state_->fd.reset();
   state_->control.reset();
 }
@@ -1034,7 +1105,8 @@ std::vector<PilotInfo> Daemon::pilots(bool ended) const {
 Job Daemon::submit(const CommandSpec& spec) const { return submit_many({spec}).front(); }
 std::vector<Job> Daemon::submit_many(const std::vector<CommandSpec>& specs) const {
   v1::SubmitRequest request;
-  for (const auto& spec : specs) *request.add_specs() = session_->prepare(spec);
+  Session::SentFiles sent;
+  for (const auto& spec : specs) *request.add_specs() = session_->prepare(spec, sent);
   std::vector<Job> jobs;
   const auto reply = session_->call(&Stub::Submit, request);
   for (const auto id : reply.ids()) jobs.push_back(Job(session_, id));
@@ -1085,6 +1157,9 @@ std::future<Pilot> Daemon::start_pilot_async(const PilotSpec& spec) const {
 }
 std::future<Job> Daemon::submit_async(const CommandSpec& spec) const {
   return session_->async([self = *this, spec] { return self.submit(spec); });
+}
+std::future<std::vector<JobInfo>> Daemon::wait_all_async(const std::vector<Job>& jobs, Duration limit) const {
+  return session_->async([self = *this, jobs, limit] { return self.wait_all(jobs, limit); });
 }
 std::future<JobResult> Daemon::run_async(const CommandSpec& spec) const {
   return session_->async([self = *this, spec] { return self.run(spec); });

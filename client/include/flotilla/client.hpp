@@ -8,7 +8,8 @@
 //   flotilla::Worker gravity = daemon.start_worker({.executable = "./gravity_worker", .label = "big"});
 //   flotilla::RemoteCode code(gravity.fd(), gravity.code_options<flotilla::CodeOptions>());  // <flotilla/code.hpp>
 //
-// Every call that waits has a twin with `_async` that returns a std::future. Objects are handles: copies of Resource,
+// Calls that wait for a job, a pilot, a login or a worker's start have a twin with `_async` that returns a std::future. None have
+// Resource::test and Job::follow, which tell what happens as it does, Job::attach, and Worker::exit. Objects are handles: copies of Resource,
 // Pilot and Job stand for the same thing, and letting go of one changes nothing; a Worker owns its channel, and ends
 // with it. Methods may be called from any thread. What goes wrong is thrown as a FlotillaError.
 #pragma once
@@ -382,7 +383,8 @@ class FLOTILLA_API Pilot {
   std::uint64_t id_;
 };
 
-// A connection to a job's output and input. Letting go of it detaches: the job goes on.
+// A connection to a job's output and input. Letting go of it detaches, when what was written has gone to the job (for 5 s at
+// most): the job goes on.
 class FLOTILLA_API Attachment {
  public:
   struct Event {
@@ -429,6 +431,7 @@ class FLOTILLA_API Job {
   WhyJob why() const;  // why it waits, where it runs, or how it ended
   std::future<WhyJob> why_async() const;
   std::future<JobInfo> wait_async(Duration limit = no_limit) const;
+  std::future<JobInfo> wait_running_async(Duration limit = no_limit) const;
   std::future<JobResult> result_async(Duration limit = no_limit) const;
 
  private:
@@ -488,6 +491,7 @@ struct DaemonOptions {
   std::string program;                // the program `flotilla`; empty = $FLOTILLA_PROGRAM, else from PATH
   PromptHandler prompts;              // none = the terminal, where there is one
   bool accept_new_host_keys = false;  // unknown ones; a changed key is never accepted
+  Duration restart_limit{30'000};     // a wait goes on when the daemon was lost and answers again within this
   // Told when what is waited for (wait, result, follow, run, start_worker) has not begun after 2 s; what passes by itself, as a pilot
   // that starts, only after 8 s, and commands that queue for slots not at all. None = tell_on_stderr.
   WaitHandler on_waiting;
@@ -521,6 +525,7 @@ class FLOTILLA_API Daemon {
 
   std::future<Pilot> start_pilot_async(const PilotSpec& spec) const;
   std::future<Job> submit_async(const CommandSpec& spec) const;
+  std::future<std::vector<JobInfo>> wait_all_async(const std::vector<Job>& jobs, Duration limit = no_limit) const;
   std::future<JobResult> run_async(const CommandSpec& spec) const;
   std::future<Worker> start_worker_async(const WorkerSpec& spec) const;
 

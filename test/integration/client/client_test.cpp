@@ -9,6 +9,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <cstdlib>
@@ -62,6 +63,58 @@ std::string test_worker() {
   REQUIRE(path);
   return path;
 }
+
+void kill_and_await(int pid) {
+  const int ended = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  REQUIRE(kill(pid, SIGKILL) == 0);
+  pollfd polled{ended, POLLIN, 0};
+  REQUIRE(poll(&polled, 1, 20'000) == 1);
+  close(ended);
+}
+void start_daemon() {
+  const std::string command = std::string(std::getenv("FLOTILLA_PROGRAM")) + " daemon start >/dev/null";
+  REQUIRE(std::system(command.c_str()) == 0);
+}
+
+// A daemon that asks a question, and says what was answered.
+class PlayedDaemon {
+ public:
+  explicit PlayedDaemon(const std::string& socket) {
+    const char* program = std::getenv("FLOTILLA_TEST_DAEMON");
+    REQUIRE(program);
+    int ends[2];
+    REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+    const char* argv[] = {program, socket.c_str(), nullptr};
+    REQUIRE(posix_spawn(&pid_, program, &actions, nullptr, const_cast<char**>(argv), environ) == 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[1]);
+    said_ = ends[0];
+    REQUIRE(line() == "ready");
+  }
+  ~PlayedDaemon() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    close(said_);
+  }
+  PlayedDaemon(const PlayedDaemon&) = delete;
+  PlayedDaemon& operator=(const PlayedDaemon&) = delete;
+  std::string line() {
+    std::string text;
+    for (char c;;) {
+      pollfd polled{said_, POLLIN, 0};
+      if (poll(&polled, 1, 20'000) != 1 || read(said_, &c, 1) != 1) return text + " (nothing more was said)";
+      if (c == '\n') return text;
+      text += c;
+    }
+  }
+
+ private:
+  pid_t pid_ = 0;
+  int said_ = -1;
+};
 
 template <class Kind, class F>
 Kind thrown(F what) {
@@ -287,17 +340,143 @@ TEST_CASE("a wait outlives a daemon that is killed") {
   auto waiting = job.wait_async();
   auto result = job.result_async();
   const int pid = daemon.info().pid;
-  const int ended = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-  REQUIRE(kill(pid, SIGKILL) == 0);
-  pollfd polled{ended, POLLIN, 0};
-  REQUIRE(poll(&polled, 1, 20'000) == 1);
-  close(ended);
-  const std::string command = std::string(std::getenv("FLOTILLA_PROGRAM")) + " daemon start >/dev/null";
-  REQUIRE(std::system(command.c_str()) == 0);
+  kill_and_await(pid);
+  start_daemon();
   std::ofstream(gate) << "between\n";
   CHECK(waiting.get().state == JobState::finished);
   CHECK(result.get().standard_output == "before\nbetween\nafter\n");
   CHECK(daemon.info().pid != pid);
+}
+
+TEST_CASE("after a restart a wait lasts as long as its job, and no longer than its limit") {
+  Place place;
+  const Daemon daemon({.restart_limit = 1s});
+  const Job job = daemon.submit({.argv = {"sleep", "3"}});
+  const Job endless = daemon.submit({.argv = {"sleep", "600"}});
+  endless.wait_running(30s);
+  auto ended = job.wait_async();
+  auto running = daemon.wait_all_async({job});
+  auto limited = endless.result_async(2s);
+  auto also_limited = daemon.wait_all_async({endless}, 2s);
+  kill_and_await(daemon.info().pid);
+  start_daemon();
+  CHECK(ended.get().state == JobState::finished);
+  CHECK(running.get().front().state == JobState::finished);
+  CHECK_THROWS_AS(limited.get(), TimedOutError);
+  CHECK_THROWS_AS(also_limited.get(), TimedOutError);
+  CHECK(endless.wait_running_async(30s).get().state == JobState::running);
+  endless.cancel();
+
+  kill_and_await(daemon.info().pid);
+  CHECK_THROWS_AS(endless.wait(), UnavailableError);
+  CHECK_THROWS_AS(endless.wait(100ms), TimedOutError);
+  start_daemon();
+}
+
+TEST_CASE("what is written just before leaving a job gets there") {
+  Place place;
+  const Daemon daemon;
+  for (int i = 0; i < 10; ++i) {
+    const Job job = daemon.submit({.argv = {"cat"}, .open_input = true});
+    job.wait_running(30s);
+    {
+      Attachment attached = job.attach();
+      attached.write("all of it\n");
+      attached.close_input();
+    }
+    CHECK(job.wait(30s).state == JobState::finished);
+    CHECK(job.output() == "all of it\n");
+  }
+}
+
+TEST_CASE("the cause of an end is told soon without a daemon, and who asks for it stands in nobody's way") {
+  Place place;
+  const Daemon daemon;
+  Worker worker = daemon.start_worker({.executable = test_worker()});
+  RemoteCode code(worker.fd(), worker.code_options<CodeOptions>());
+  CHECK(code.call<std::int32_t>("add", 2, 3) == 5);
+  std::string stat;
+  std::getline(std::ifstream("/proc/" + std::to_string(worker.info().pid) + "/stat"), stat);
+  int pilot = 0;
+  REQUIRE(std::sscanf(stat.c_str() + stat.rfind(')'), ") %*c %d", &pilot) == 1);
+
+  // One thread waits for the end with no limit: others are not held up by it.
+  std::optional<ExitReason> said;
+  std::thread waiting([&] { said = worker.exit(no_limit); });
+  CHECK_FALSE(worker.exit(50ms));
+  CHECK_NOTHROW(worker.check());
+
+  for (const int pid : {daemon.info().pid, pilot}) kill_and_await(pid);
+  const auto begin = std::chrono::steady_clock::now();
+  const auto died = thrown<ChannelClosed>([&] {
+    for (;;) code.call<std::int32_t>("add", 2, 3);  // its guard ends it a moment later
+  });
+  const std::string text = worker.explain_end();
+  CHECK(std::chrono::steady_clock::now() - begin < 5s);  // asked twice, each within 1.5 s
+  CHECK(text.find("was lost") != std::string::npos);
+  CHECK(std::string(died.what()).find("was lost") != std::string::npos);
+  start_daemon();
+  waiting.join();
+  CHECK(said);
+}
+
+TEST_CASE("what a message cannot hold is refused before it is sent") {
+  Place place;
+  const Daemon daemon;
+  const auto says = [](const FlotillaError& error, const char* text) { return error.message().find(text) != std::string::npos; };
+  CHECK(says(thrown<InvalidArgumentError>([&] { daemon.submit({.argv = {"ls", "caf\xe9"}}); }), "argv[1] is not UTF-8: 'caf\\xe9'"));
+  CHECK(says(thrown<InvalidArgumentError>([&] { daemon.run({.argv = {"true"}, .env = {{"A", "\xff"}}}); }), "variable A"));
+  CHECK(says(thrown<InvalidArgumentError>([&] { daemon.submit({.argv = {"true"}, .files = {{.name = "\xff", .content = "x"}}}); }),
+             "input file"));
+  CHECK(says(thrown<InvalidArgumentError>([&] { daemon.start_worker({.executable = "true", .args = {"\xc0\x80"}}); }), "args[0]"));
+  const std::string much(65u << 20, 'x');
+  CHECK(thrown<ResourceExhaustedError>([&] { daemon.submit({.argv = {"cat"}, .standard_input = much}); }).hint().find("input file") !=
+        std::string::npos);
+  CHECK_THROWS_AS(daemon.run({.argv = {"cat"}, .standard_input = much}), ResourceExhaustedError);
+}
+
+TEST_CASE("a file of many jobs is read once") {
+  Place place;
+  const Daemon daemon;
+  const fs::path data = place.folder() / "data";
+  fs::create_directory(place.folder() / "other");
+  std::ofstream(data) << std::string(32u << 20, 'x') << "one\n";
+  std::ofstream(place.folder() / "other" / "data") << "two\n";
+  const CommandSpec spec{.argv = {"tail", "-n", "1", "data"}, .label = "nobody-has-this", .files = {{.path = data}}};
+  const auto time_of = [&](std::size_t count) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (const Job& job : daemon.submit_many(std::vector<CommandSpec>(count, spec))) job.cancel();
+    return std::chrono::steady_clock::now() - begin;
+  };
+  time_of(1);  // it goes to the daemon
+  const auto once = std::min({time_of(1), time_of(1), time_of(1)});
+  CHECK(time_of(100) < 20 * once);
+
+  std::vector<CommandSpec> both(2, {.argv = {"tail", "-c", "4", "data"}, .files = {{.path = data}}});
+  both[1].files = {{.path = place.folder() / "other" / "data"}};
+  const auto jobs = daemon.submit_many(both);
+  daemon.wait_all(jobs, 60s);
+  CHECK(jobs[0].output() == "one\n");
+  CHECK(jobs[1].output() == "two\n");
+}
+
+TEST_CASE("the questions of the next daemon are answered too") {
+  Place place;
+  const std::string socket = place.folder() / "played.sock";
+  auto played = std::make_unique<PlayedDaemon>(socket);
+  std::atomic<int> asked = 0;
+  const Daemon daemon({.socket = socket, .prompts = [&](const Prompt& prompt) {
+                         CHECK(prompt.text == "Password:");
+                         return "answer " + std::to_string(++asked);
+                       }});
+  const Resource far = daemon.resource("far");
+  far.connect();
+  CHECK(played->line() == "answer 1");
+  far.connect();  // the same daemon: asked once
+  played.reset();
+  fs::remove(socket);
+  played = std::make_unique<PlayedDaemon>(socket);
+  CHECK(played->line() == "answer 2");
 }
 
 TEST_CASE("questions on the terminal: secrets are not echoed, a server's escape sequences do not get there") {
@@ -313,13 +492,13 @@ TEST_CASE("questions on the terminal: secrets are not echoed, a server's escape 
     }
     return text;
   };
-  const auto ask = [&](const char* kind, const char* text) {
+  const auto ask = [&](const char* kind, const char* text, const char* more = nullptr) {
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     for (int fd : {0, 1, 2}) posix_spawn_file_actions_adddup2(&actions, slave, fd);
     const char* program = std::getenv("FLOTILLA_TEST_QUESTION");
     REQUIRE(program);
-    const char* argv[] = {"setsid", "--ctty", program, kind, text, nullptr};
+    const char* argv[] = {"setsid", "--ctty", program, kind, text, more, nullptr};
     pid_t pid = 0;
     REQUIRE(posix_spawnp(&pid, "setsid", &actions, nullptr, const_cast<char**>(argv), environ) == 0);
     posix_spawn_file_actions_destroy(&actions);
@@ -344,6 +523,32 @@ TEST_CASE("questions on the terminal: secrets are not echoed, a server's escape 
   REQUIRE(write(master, "yes\n", 4) == 4);
   CHECK(read_until("answer=yes.").find("answer=yes.") != std::string::npos);
   CHECK(waitpid(pid, &status, 0) == pid);
+
+  // Ctrl-C ends the program as always, and leaves the echo on.
+  pid = ask("secret", "Password:");
+  CHECK(read_until("Password: ").find("Password: ") != std::string::npos);
+  CHECK_FALSE(echoes());
+  REQUIRE(write(master, "half\x03", 5) == 5);
+  CHECK(waitpid(pid, &status, 0) == pid);
+  CHECK(WIFSIGNALED(status));
+  CHECK(WTERMSIG(status) == SIGINT);
+  CHECK(echoes());
+
+  // Who leaves the daemon is not held up by a question.
+  {
+    Place place;
+    const std::string socket = place.folder() / "played.sock";
+    PlayedDaemon played(socket);
+    const fs::path go = place.fifo("go");
+    pid = ask("leave", socket.c_str(), go.c_str());
+    CHECK(read_until("far: Password: ").find("far: Password: ") != std::string::npos);
+    CHECK_FALSE(echoes());
+    std::ofstream(go) << "x";
+    CHECK(read_until("left.").find("left.") != std::string::npos);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK(echoes());
+  }
+
   close(slave);
   close(master);
 }

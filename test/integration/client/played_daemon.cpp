@@ -1,0 +1,56 @@
+// Plays the daemon at the socket that argv[1] names: asks for a password, and says on stdout what was answered. Run by client_test.
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <iostream>
+#include <mutex>
+
+#include "flotilla/v1/client.grpc.pb.h"
+#include "proto/base/version.hpp"
+
+namespace v1 = flotilla::v1;
+
+class Played final : public v1::ClientService::Service {
+  grpc::Status GetInfo(grpc::ServerContext*, const v1::GetInfoRequest*, v1::DaemonInfo* info) override {
+    info->set_protocol(flotilla::protocol_version);
+    return grpc::Status::OK;
+  }
+  grpc::Status Prompts(grpc::ServerContext*, grpc::ServerReaderWriter<v1::Prompt, v1::PromptAnswer>* stream) override {
+    v1::PromptAnswer answer;
+    stream->Read(&answer);
+    v1::Prompt prompt;
+    prompt.set_id(1);
+    prompt.set_kind(v1::PROMPT_SECRET);
+    prompt.set_resource("far");
+    prompt.set_text("Password:");
+    stream->Write(prompt);
+    while (stream->Read(&answer)) say(answer.refused() ? "refused" : answer.text());
+    return grpc::Status::OK;
+  }
+  // Returns at once: the question stays.
+  grpc::Status ConnectResource(grpc::ServerContext*, const v1::ConnectResourceRequest*, grpc::ServerWriter<v1::Progress>* stream) override {
+    v1::Progress progress;
+    progress.set_done(true);
+    stream->Write(progress);
+    return grpc::Status::OK;
+  }
+  grpc::Status ListResources(grpc::ServerContext*, const v1::ListResourcesRequest* request, v1::ListResourcesReply* reply) override {
+    reply->add_resources()->mutable_spec()->set_name(request->name());
+    return grpc::Status::OK;
+  }
+  void say(const std::string& text) {
+    const std::scoped_lock lock(mutex_);
+    std::cout << text << std::endl;
+  }
+  std::mutex mutex_;
+};
+
+int main(int, char** argv) {
+  Played played;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(std::string("unix:") + argv[1], grpc::InsecureServerCredentials());
+  builder.RegisterService(&played);
+  const auto server = builder.BuildAndStart();
+  std::cout << "ready" << std::endl;
+  server->Wait();  // until it is killed
+}
