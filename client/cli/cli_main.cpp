@@ -159,6 +159,12 @@ int run_command(int argc, char** argv) {
   try {
     root.parse(arguments);
   } catch (const CLI::CallForHelp&) {
+    // 'flotilla UNKNOWN --help' is no question for the page of what was understood.
+    const CLI::App* app = deepest(&root);
+    if (const auto unknown = unknown_word(app); unknown && !app->get_subcommands([](const CLI::App*) { return true; }).empty()) {
+      print_error(*unknown);
+      return exit_code::usage;
+    }
     print(help_text(context, deepest(&root)));
     return exit_code::ok;
   } catch (const CLI::ParseError& problem) {

@@ -3,6 +3,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -57,6 +59,20 @@ void note(const std::string& text);
 
 std::int64_t now_ms();
 
+// What is left of a wait's limit when it is asked for again.
+class WaitLimit {
+ public:
+  explicit WaitLimit(std::int64_t ms) : ms_(ms) {}  // 0 = none
+  std::int64_t left_ms() const {
+    const auto passed = std::chrono::steady_clock::now() - began_;
+    return ms_ == 0 ? 0 : std::max<std::int64_t>(1, ms_ - std::chrono::duration_cast<std::chrono::milliseconds>(passed).count());
+  }
+
+ private:
+  std::int64_t ms_;
+  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+};
+
 // Options whose values have a form of their own; a bad value names the option and ends with exit code 2.
 CLI::Option* add_duration(CLI::App* app, const std::string& names, std::int64_t& ms, const std::string& help);
 CLI::Option* add_size(CLI::App* app, const std::string& names, std::uint64_t& bytes, const std::string& help);
@@ -64,6 +80,8 @@ CLI::Option* add_count(CLI::App* app, const std::string& names, std::function<vo
                        const std::string& help);  // at least 1
 CLI::Option* add_assignments(CLI::App* app, const std::string& names, google::protobuf::Map<std::string, std::string>& map,
                              const std::string& help, bool environment);
+// `option` says all that there is to say: refused together with any of the app's options so far.
+void exclude_others(CLI::App* app, const std::string& option);
 CLI::Option* add_ids(CLI::App* app, const std::string& name, std::vector<std::uint64_t>& ids, const std::string& help);
 CLI::Option* add_id(CLI::App* app, const std::string& name, std::uint64_t& id, const std::string& help);
 
@@ -77,6 +95,9 @@ struct JobOptions {
 void add_job_options(Context& context, CLI::App* app, JobOptions& options);
 // Fills in the command, the client's folder and the files.
 Result<JobDescription> make_job(const JobOptions& options, const std::vector<std::string>& words);
+
+// Waits over the daemon's restarts; `request.timeout_ms` holds for all of it.
+Result<v1::ListJobsReply> wait_for_jobs(std::unique_ptr<DaemonClient>& client, v1::WaitJobsRequest request, StatusLine& line);
 
 void add_daemon_commands(Context& context, CLI::App* root);
 void add_resource_commands(Context& context, CLI::App* root);

@@ -4,7 +4,13 @@
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "client/cli/core/units.hpp"
 #include "client/cli/daemon_start.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
 #include "proto/base/error_wire.hpp"
@@ -12,6 +18,10 @@
 
 namespace flotilla::cli {
 namespace {
+
+constexpr std::chrono::milliseconds restart_first{1000};  // who restarts the daemon does it within this, else we start it
+constexpr std::chrono::milliseconds restart_limit{20'000};
+constexpr std::chrono::milliseconds reconnect_step{50};
 
 const char restart_hint[] = "run 'flotilla daemon restart' (jobs and pilots go on)";
 
@@ -42,7 +52,9 @@ Error error_of(const grpc::Status& status) {
   }
 }
 
-bool lost(const grpc::Status& status) { return status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty(); }
+bool connection_ended(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty();
+}
 
 template <class Out, class In>
 class Stream final : public DaemonStream<Out, In> {
@@ -54,7 +66,7 @@ class Stream final : public DaemonStream<Out, In> {
   bool read(In& message) override { return call_->Read(&message); }
   Status finish() override {
     const grpc::Status status = call_->Finish();
-    lost_ = lost(status);
+    lost_ = connection_ended(status);
     if (status.ok()) return {};
     return fail(error_of(status));
   }
@@ -78,6 +90,7 @@ class Client final : public DaemonClient {
   }
 
   int daemon_pid() const override { return pid_; }
+  bool lost() const override { return lost_; }
 
   Result<v1::DaemonInfo> get_info(Limit limit) override {
     return call<v1::DaemonInfo>(&v1::ClientService::Stub::GetInfo, v1::GetInfoRequest(), limit);
@@ -163,10 +176,16 @@ class Client final : public DaemonClient {
 
   template <class Reply, class Request>
   Result<Reply> call(Unary<Reply, Request> method, const Request& request, Limit limit = {}) {
+    constexpr std::size_t largest = 64u << 20;  // what the daemon takes
+    if (const std::size_t bytes = request.ByteSizeLong(); bytes > largest)
+      return fail(Code::resource_exhausted,
+                  "the request has " + format_size(bytes) + ", the daemon takes " + format_size(largest) + " at once",
+                  "give what is large as an input file (--file), and many jobs in several calls");
     grpc::ClientContext context;
     if (limit.count() > 0) context.set_deadline(std::chrono::system_clock::now() + limit);
     Reply reply;
     const grpc::Status status = (stub_.get()->*method)(&context, request, &reply);
+    lost_ = connection_ended(status);
     if (!status.ok()) return fail(error_of(status));
     return reply;
   }
@@ -184,11 +203,13 @@ class Client final : public DaemonClient {
       return {};
     }
     const grpc::Status status = reader->Finish();
+    lost_ = connection_ended(status);
     if (!status.ok()) return fail(error_of(status));
     return {};
   }
 
   int pid_;
+  std::atomic<bool> lost_{false};
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::ClientService::Stub> stub_;
 };
@@ -203,7 +224,7 @@ bool same_program(int pid) {
 
 }  // namespace
 
-Result<std::unique_ptr<DaemonClient>> DaemonClient::connect(StartDaemon start, AnyBuild any) {
+Result<std::unique_ptr<DaemonClient>> DaemonClient::connect(StartDaemon start, AnyBuild any, void (*before_threads)()) {
   auto socket = connect_daemon_socket();
   if (!socket && socket.error().code == Code::not_found && start == StartDaemon::yes) {
     if (auto started = start_daemon(); !started) return fail(started.error());
@@ -211,6 +232,7 @@ Result<std::unique_ptr<DaemonClient>> DaemonClient::connect(StartDaemon start, A
   }
   if (!socket) return fail(socket.error());
   const int pid = socket->pid;
+  if (before_threads) before_threads();
   // gRPC takes the descriptor, and wants it non-blocking.
   fcntl(socket->fd.get(), F_SETFL, fcntl(socket->fd.get(), F_GETFL) | O_NONBLOCK);
   auto client = std::make_unique<Client>(socket->fd.release(), pid);
@@ -225,6 +247,34 @@ Result<std::unique_ptr<DaemonClient>> DaemonClient::connect(StartDaemon start, A
           restart_hint);
   }
   return client;
+}
+
+Result<std::unique_ptr<DaemonClient>> DaemonClient::connect_again(std::chrono::steady_clock::time_point since) {
+  const bool stopped = access(stopped_marker().c_str(), F_OK) == 0;
+  const auto gone = std::chrono::steady_clock::now() - since;
+  const bool start = !stopped && gone > restart_first;
+  auto client = connect(start ? StartDaemon::yes : StartDaemon::no);
+  if (client) return client;
+  const Error& error = client.error();
+  const bool hopeless = error.code == Code::version_mismatch || (start && error.code != Code::not_found);
+  // A socket that took the connection may be one of a daemon that ends.
+  if (hopeless || gone > restart_limit || (stopped && gone > restart_limit / 4))
+    return fail(Code::unavailable, stopped ? "the daemon was stopped" : "the daemon went away, and does not come back: " + error.message,
+                error.hint);
+  return fail(Code::not_found, error.message, error.hint);
+}
+
+Status find_again(std::unique_ptr<DaemonClient>& client) {
+  const auto since = std::chrono::steady_clock::now();
+  for (;;) {
+    auto again = DaemonClient::connect_again(since);
+    if (again) {
+      client = std::move(*again);
+      return {};
+    }
+    if (again.error().code != Code::not_found) return fail(again.error());
+    std::this_thread::sleep_for(reconnect_step);
+  }
 }
 
 }  // namespace flotilla::cli

@@ -34,10 +34,16 @@ class DaemonClient {
  public:
   // Connects to the daemon's socket, after starting the daemon where that is wanted. The answer is NOT_FOUND when it does not
   // run (and was not to be started).
-  static Result<std::unique_ptr<DaemonClient>> connect(StartDaemon start, AnyBuild any = AnyBuild::no);
+  // `before_threads` runs when the daemon has been reached: gRPC makes threads from then on.
+  static Result<std::unique_ptr<DaemonClient>> connect(StartDaemon start, AnyBuild any = AnyBuild::no, void (*before_threads)() = nullptr);
+  // One try to find the daemon again that was lost at `since`; started when nobody else does, unless a user stopped it. NOT_FOUND = not
+  // yet: try again in a moment. Other errors say why it does not come back.
+  static Result<std::unique_ptr<DaemonClient>> connect_again(std::chrono::steady_clock::time_point since);
   virtual ~DaemonClient() = default;
 
   virtual int daemon_pid() const = 0;
+  // The last call failed because the connection ended: not by the daemon's word.
+  virtual bool lost() const = 0;
 
   // `limit` 0 = wait for ever.
   using Limit = std::chrono::milliseconds;
@@ -71,5 +77,8 @@ class DaemonClient {
   virtual std::unique_ptr<PromptStream> prompts() = 0;
   virtual Status read_logs(const v1::ReadLogsRequest&, const Sink<v1::LogChunk>&) = 0;
 };
+
+// Replaces a client whose daemon was lost, as soon as another daemon answers.
+Status find_again(std::unique_ptr<DaemonClient>& client);
 
 }  // namespace flotilla::cli

@@ -140,7 +140,7 @@ const Topic all_topics[] = {
            "\"exited\"). Moments end in _ms and are milliseconds since 1970 (UTC), durations are milliseconds, sizes are bytes; 0 stands "
            "for what is not there. Bytes are hexadecimal. Fields may be added, none is renamed or removed within a major version.\n"
            "\n"
-           "Without --json, listings for other programs (when stdout is no terminal) are tab-separated, without a heading, uncut.");
+           "Without --json, listings are for people, on a terminal as in a pipe: their form may change.");
      }},
     {"units", "durations, sizes and signals",
      [] {

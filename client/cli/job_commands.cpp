@@ -155,6 +155,25 @@ Result<int> logs(const LogOptions& options) {
 
 }  // namespace
 
+Result<v1::ListJobsReply> wait_for_jobs(std::unique_ptr<DaemonClient>& client, v1::WaitJobsRequest request, StatusLine& line) {
+  const WaitLimit limit(request.timeout_ms());
+  for (;;) {
+    line.show(request.ids_size() == 1 ? "waiting for job " + std::to_string(request.ids(0))
+                                      : "waiting for " + std::to_string(request.ids_size()) + " jobs");
+    auto reply = client->wait_jobs(request);
+    if (reply || !client->lost()) {
+      line.clear();
+      return reply;
+    }
+    line.show("waiting for the daemon to come back");
+    if (auto again = find_again(client); !again) {
+      line.clear();
+      return fail(again.error());
+    }
+    request.set_timeout_ms(limit.left_ms());
+  }
+}
+
 void add_job_commands(Context& context, CLI::App* root) {
   auto* job = context.add(root, "job",
                           {"look at and steer jobs",
@@ -174,7 +193,7 @@ void add_job_commands(Context& context, CLI::App* root) {
       {"list jobs",
        "Shows the newest hundred jobs, newest first, unless --limit or --all says otherwise.",
        {{"What waits?", "flotilla job list --state queued"},
-        {"Ids of what failed, for a script", "flotilla job list --all --state failed | cut -f1"}}},
+        {"Ids of what failed, for a script", "flotilla job list --all --state failed --json | jq '.[].id'"}}},
       [&context, listing]() -> Result<int> {
         auto client = connected();
         if (!client) return fail(client.error());
@@ -258,12 +277,24 @@ void add_job_commands(Context& context, CLI::App* root) {
                                if (auto good = some(*selected, true); !good) return fail(good.error());
                                auto client = connected();
                                if (!client) return fail(client.error());
+                               std::vector<v1::Job> ended;
+                               if (!selected->ids.empty()) {
+                                 v1::ListJobsRequest named;
+                                 named.mutable_ids()->Add(selected->ids.begin(), selected->ids.end());
+                                 const auto there = (*client)->list_jobs(named);
+                                 if (!there) return fail(there.error());
+                                 for (const auto& each : there->jobs())
+                                   if (each.state() >= v1::JOB_FINISHED) ended.push_back(each);
+                               }
                                v1::CancelJobsRequest request;
                                request.mutable_ids()->Add(selected->ids.begin(), selected->ids.end());
                                request.set_label(selected->label);
                                request.set_all(selected->all);
                                const auto reply = (*client)->cancel_jobs(request);
                                if (!reply) return fail(reply.error());
+                               for (const auto& each : ended)
+                                 write_all(STDERR_FILENO, "flotilla: job " + std::to_string(each.id()) +
+                                                              " had ended already: " + printable(exit_text(each.exit())) + "\n");
                                if (context.json) print_jobs(context, reply->jobs());
                                return exit_code::ok;
                              });
@@ -331,10 +362,7 @@ void add_job_commands(Context& context, CLI::App* root) {
         request.set_timeout_ms(waiting->timeout_ms);
         request.set_running(waiting->running);
         StatusLine line;
-        line.show(waiting->ids.size() == 1 ? "waiting for job " + std::to_string(waiting->ids[0])
-                                           : "waiting for " + std::to_string(waiting->ids.size()) + " jobs");
-        const auto reply = (*client)->wait_jobs(request);
-        line.clear();
+        const auto reply = wait_for_jobs(*client, std::move(request), line);
         if (!reply) return fail(reply.error());
         if (context.json) print_jobs(context, reply->jobs());
         int code = exit_code::ok;

@@ -10,6 +10,7 @@
 #include "client/cli/command.hpp"
 #include "proto/base/clock.hpp"
 #include "proto/base/error_wire.hpp"
+#include "proto/base/text.hpp"
 
 namespace flotilla::cli {
 namespace {
@@ -139,6 +140,12 @@ CLI::Option* add_assignments(CLI::App* app, const std::string& names, google::pr
       ->allow_extra_args(false);
 }
 
+void exclude_others(CLI::App* app, const std::string& option) {
+  CLI::Option* one = app->get_option(option);
+  for (CLI::Option* other : app->get_options())
+    if (other != one && other != app->get_help_ptr()) one->excludes(other);
+}
+
 CLI::Option* add_ids(CLI::App* app, const std::string& name, std::vector<std::uint64_t>& ids, const std::string& help) {
   return app
       ->add_option_function<std::vector<std::string>>(
@@ -232,11 +239,14 @@ Result<JobDescription> make_job(const JobOptions& options, const std::vector<std
   for (const auto& text : options.files) {
     auto file = parse_input_file(text);
     if (!file) faults.faults.push_back(file.error().message);
+    else if (!is_utf8(file->first))
+      faults.faults.push_back("'" + printable(file->first) + "' is no name in UTF-8; give it one for the job: NAME=PATH");
     else if (!std::filesystem::is_regular_file(file->second, problem))
       faults.faults.push_back(file->second + (std::filesystem::exists(file->second, problem) ? " is no regular file" : " does not exist"));
     else job.files.push_back(std::move(*file));
   }
   if (!faults.faults.empty()) return fail(std::move(faults));
+  if (const auto good = check_text(job.spec); !good) return fail(good.error());
   return job;
 }
 

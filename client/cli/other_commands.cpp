@@ -3,13 +3,27 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "client/cli/command.hpp"
 #include "client/cli/core/suggest.hpp"
+#include "proto/base/paths.hpp"
 #include "proto/base/version.hpp"
 
 namespace flotilla::cli {
 namespace {
+
+// A page for the browser to open that leads to `url`: other users see a program's arguments, and the link holds the token.
+Result<std::filesystem::path> redirect_page(const std::string& url) {
+  std::string quoted;
+  for (const char c : url) quoted += c == '&' ? "&amp;" : c == '"' ? "&quot;" : c == '<' ? "&lt;" : std::string(1, c);
+  const auto path = runtime_dir() / "web.html";
+  const auto written = write_file(
+      path, "<!doctype html><meta charset=\"utf-8\"><title>Flotilla</title>\n<meta http-equiv=\"refresh\" content=\"0; url=" + quoted +
+                "\">\n<a href=\"" + quoted + "\">Flotilla</a>\n");
+  if (!written) return fail(written.error());
+  return path;
+}
 
 // Starts the desktop's browser, when there is a desktop. Not waited for.
 bool open_browser(const std::string& url) {
@@ -17,13 +31,15 @@ bool open_browser(const std::string& url) {
   const char* wayland = std::getenv("WAYLAND_DISPLAY");
   const char* browser = std::getenv("BROWSER");
   if (!(display && *display) && !(wayland && *wayland) && !(browser && *browser)) return false;
+  const auto page = redirect_page(url);
+  if (!page) return false;
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
   posix_spawn_file_actions_init(&actions);
   posix_spawnattr_init(&attributes);
   for (const int fd : {0, 1, 2}) posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
-  std::string program = "xdg-open", argument = url;
+  std::string program = "xdg-open", argument = page->native();
   char* arguments[] = {program.data(), argument.data(), nullptr};
   pid_t pid = 0;
   const int problem = posix_spawnp(&pid, program.c_str(), &actions, &attributes, arguments, environ);

@@ -108,6 +108,9 @@ struct PilotOptions {
 };
 
 Result<int> start(const Context& context, const PilotOptions& options) {
+  if (options.no_wait && options.accept_new)
+    return fail(Code::invalid_argument, "--accept-new does nothing with --no-wait: the login comes later",
+                "run 'flotilla resource connect " + shell_quote(options.spec.resource()) + " --accept-new' first");
   auto client = connected();
   if (!client) return fail(client.error());
   StatusLine line;
@@ -133,7 +136,7 @@ Result<int> start(const Context& context, const PilotOptions& options) {
       return std::all_of(pilots.begin(), pilots.end(),
                          [](const auto& pilot) { return pilot.state() == v1::PILOT_RUNNING || over(pilot.state()); });
     };
-    const Status ended = (*client)->watch(watched, [&](const v1::Change& change) {
+    const auto seen = [&](const v1::Change& change) {
       if (change.has_pilot()) {
         for (auto& pilot : pilots)
           if (pilot.id() == change.pilot().id()) pilot = change.pilot();
@@ -150,9 +153,21 @@ Result<int> start(const Context& context, const PilotOptions& options) {
       }
       snapshot = snapshot || change.snapshot_end();
       return !(snapshot && all_settled());
-    });
-    line.clear();
-    if (!ended) return fail(ended.error());
+    };
+    for (;;) {
+      const Status ended = (*client)->watch(watched, seen);
+      line.clear();
+      if (ended) break;
+      if (!(*client)->lost()) return fail(ended.error());
+      prompter.reset();
+      line.show("waiting for the daemon to come back");
+      if (auto again = find_again(*client); !again) {
+        line.clear();
+        return fail(again.error());
+      }
+      prompter.emplace(**client, "", options.accept_new, line);
+      snapshot = false;
+    }
     for (const auto& pilot : pilots)
       if (over(pilot.state())) problem += (problem.empty() ? "" : "\n") + failure_of(pilot);
   }
@@ -373,13 +388,24 @@ void add_pilot_commands(Context& context, CLI::App* root) {
                     request.set_ended(waiting->ended);
                     request.set_timeout_ms(waiting->timeout_ms);
                     StatusLine line;
-                    line.show("waiting for pilots");
-                    const Prompter prompter(**client, "", false, line);
-                    const auto reply = (*client)->wait_pilots(request);
-                    line.clear();
-                    if (!reply) return fail(reply.error());
-                    if (context.json) print_pilots(context, reply->pilots());
-                    return exit_code::ok;
+                    const WaitLimit limit(waiting->timeout_ms);
+                    for (;;) {
+                      line.show("waiting for pilots");
+                      auto prompter = std::make_optional<Prompter>(**client, "", false, line);
+                      const auto reply = (*client)->wait_pilots(request);
+                      prompter.reset();
+                      line.clear();
+                      if (reply) {
+                        if (context.json) print_pilots(context, reply->pilots());
+                        return exit_code::ok;
+                      }
+                      if (!(*client)->lost()) return fail(reply.error());
+                      line.show("waiting for the daemon to come back");
+                      const auto again = find_again(*client);
+                      line.clear();
+                      if (!again) return fail(again.error());
+                      request.set_timeout_ms(limit.left_ms());
+                    }
                   });
   context.complete(add_ids(wait, "PILOT", waiting->selection.ids, "their ids"), Complete::pilot);
   context.complete(wait->add_option("--resource", waiting->selection.resource, "those on this resource")->type_name("NAME"),

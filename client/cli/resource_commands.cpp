@@ -220,9 +220,8 @@ void add_resource_commands(Context& context, CLI::App* root) {
         return code;
       });
   v1::ResourceSpec& spec = adding->spec;
-  auto* name = add->add_option_function<std::string>(
+  add->add_option_function<std::string>(
       "NAME", [&spec](const std::string& value) { spec.set_name(value); }, "how it is called from now on");
-  name->type_name("");
   const auto text = [&](const char* option, const char* type, void (v1::ResourceSpec::*set)(const std::string&), const char* help) {
     return add
         ->add_option_function<std::string>(
@@ -265,9 +264,10 @@ void add_resource_commands(Context& context, CLI::App* root) {
   add_assignments(add, "--option,-o", *spec.mutable_options(), "option of the driver", false);
   add->add_flag_function(
       "--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "log more there, keep job folders");
-  context.complete(
-      add->add_option("--from-file", adding->from_file, "take the description from a TOML file")->type_name("FILE")->excludes(name),
-      Complete::file);
+  context.complete(add->add_option("--from-file", adding->from_file, "take the description from a TOML file, instead of other options")
+                       ->type_name("FILE"),
+                   Complete::file);
+  exclude_others(add, "--from-file");
   add->add_flag("--replace", adding->replace, "when there is one with this name, change it");
   add->add_flag("--test", adding->test, "test it step by step");
   add->add_flag("--connect", adding->connect, "log in now");
@@ -277,7 +277,7 @@ void add_resource_commands(Context& context, CLI::App* root) {
   auto* list_command = context.add(resource, "list",
                                    {"list resources and their hubs",
                                     "Shows each resource and whether its hub is connected.",
-                                    {{"All names, for a script", "flotilla resource list | cut -f1"}}},
+                                    {{"All names, for a script", "flotilla resource list --json | jq -r '.[].spec.name'"}}},
                                    [&context] { return list(context); });
   context.add_json(list_command);
 

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <mutex>
 #include <optional>
@@ -11,11 +12,13 @@
 #include "client/cli/session.hpp"
 #include "client/cli/upload.hpp"
 #include "proto/base/paths.hpp"
+#include "proto/base/text.hpp"
 
 namespace flotilla::cli {
 namespace {
 
 constexpr std::uint64_t shown_on_attach = 64 * 1024;  // of earlier output
+constexpr std::size_t longest_line = 64 * 1024;       // of one job among many: longer ones are cut
 
 bool stdin_is_null() {
   struct stat input {
@@ -65,12 +68,13 @@ Result<int> run_job(v1::JobSpec spec, const RunOptions& options, JobDescription*
   }
   command.set_stdin_open(session.pass_stdin);
   spec.set_cancel_with_client(true);
-  block_session_signals();
-  auto client = DaemonClient::connect(StartDaemon::yes);
+  if (const auto good = check_text(spec); !good) return fail(good.error());
+  auto client = DaemonClient::connect(StartDaemon::yes, AnyBuild::no, block_session_signals);
   if (!client) return fail(client.error());
   if (files && (!files->files.empty() || !files->stdin_file.empty())) {
     StatusLine line;
-    if (auto sent = upload(**client, *files, line); !sent) return fail(sent.error());
+    SentFiles known;
+    if (auto sent = upload(**client, *files, line, known); !sent) return fail(sent.error());
     *spec.mutable_files() = files->spec.files();
   }
   v1::AttachOpen open;
@@ -120,8 +124,9 @@ Result<int> submit(const Context& context, const SubmitOptions& options) {
   if (!client) return fail(client.error());
   v1::SubmitRequest request;
   StatusLine line;
+  SentFiles known;
   for (auto& job : jobs) {
-    if (auto sent = upload(**client, job, line); !sent) return fail(sent.error());
+    if (auto sent = upload(**client, job, line, known); !sent) return fail(sent.error());
     *request.add_specs() = std::move(job.spec);
   }
   const auto reply = (*client)->submit(request);
@@ -136,7 +141,7 @@ Result<int> submit(const Context& context, const SubmitOptions& options) {
   if (!options.wait) return exit_code::ok;
   v1::WaitJobsRequest waiting;
   *waiting.mutable_ids() = reply->ids();
-  const auto ended = (*client)->wait_jobs(waiting);
+  const auto ended = wait_for_jobs(*client, std::move(waiting), line);
   if (!ended) return fail(ended.error());
   for (const auto& job : ended->jobs())
     if (job.state() != v1::JOB_FINISHED) return exit_code::failed;
@@ -159,8 +164,7 @@ Result<v1::Job> find_job(DaemonClient& client, std::uint64_t id) {
 }
 
 Result<int> attach(const AttachOptions& options) {
-  block_session_signals();
-  auto client = DaemonClient::connect(StartDaemon::yes);
+  auto client = DaemonClient::connect(StartDaemon::yes, AnyBuild::no, block_session_signals);
   if (!client) return fail(client.error());
   const auto job = find_job(**client, options.job);
   if (!job) return fail(job.error());
@@ -181,7 +185,9 @@ Result<int> attach(const AttachOptions& options) {
     note("flotilla: attached to job " + std::to_string(options.job) + "; Ctrl-P Ctrl-Q leaves it");
   auto result = run_session(*client, std::move(open), session);
   if (!result) return fail(result.error());
-  return finish(*result);
+  if (job->state() < v1::JOB_FINISHED || !result->ended) return finish(*result);
+  write_all(STDERR_FILENO, "flotilla: job " + std::to_string(options.job) + " has ended: " + printable(exit_text(result->exit)) + "\n");
+  return exit_code::of(result->exit);
 }
 
 struct ExecOptions {
@@ -194,16 +200,22 @@ struct ExecOptions {
 class Prefixed {
  public:
   Prefixed(std::mutex& mutex, std::string prefix) : mutex_(mutex), prefix_(std::move(prefix)) {}
-  void add(unsigned stream, std::string_view data) {
+  // false = nobody reads it any more.
+  bool add(unsigned stream, std::string_view data) {
     std::string& rest = rest_[stream == 2];
     rest += data;
-    std::size_t end;
     std::string lines;
-    while ((end = rest.find('\n')) != std::string::npos) {
-      lines += prefix_ + rest.substr(0, end + 1);
-      rest.erase(0, end + 1);
+    std::size_t at = 0;
+    for (;;) {
+      const std::size_t end = rest.find('\n', at);
+      const std::size_t size = end == std::string::npos ? rest.size() - at : end - at;
+      if (end == std::string::npos && size < longest_line) break;
+      lines.append(prefix_).append(rest, at, std::min(size, longest_line)) += '\n';
+      at += std::min(size, longest_line);
+      if (at == end) ++at;
     }
-    put(stream, lines);
+    rest.erase(0, at);
+    return put(stream, lines);
   }
   void finish() {
     for (const unsigned stream : {1u, 2u})
@@ -211,9 +223,9 @@ class Prefixed {
   }
 
  private:
-  void put(unsigned stream, const std::string& text) {
+  bool put(unsigned stream, const std::string& text) {
     const std::scoped_lock lock(mutex_);
-    write_all(stream == 2 ? STDERR_FILENO : STDOUT_FILENO, text);
+    return write_all(stream == 2 ? STDERR_FILENO : STDOUT_FILENO, text);
   }
   std::mutex& mutex_;
   std::string prefix_;
@@ -234,27 +246,34 @@ Result<int> exec_on_label(const Context& context, const ExecOptions& options) {
   std::sort(jobs.begin(), jobs.end());
   if (jobs.empty())
     return fail(Code::not_found, "no job with the label '" + options.label + "' is running", "'flotilla job list' shows what runs");
+  v1::JobSpec common = options.run.job.job.spec;
+  common.set_cancel_with_client(true);
+  for (const auto& word : context.words) common.mutable_command()->add_argv(word);
+  if (const auto good = check_text(common); !good) return fail(good.error());
   std::mutex output;
+  std::atomic<bool> closed{false};  // nobody reads what we write
   std::vector<int> codes(jobs.size(), exit_code::no_result);
+  std::vector<std::unique_ptr<AttachStream>> streams;
+  while (streams.size() < jobs.size()) streams.push_back((*client)->attach());
   std::vector<std::thread> threads;
   for (std::size_t i = 0; i < jobs.size(); ++i)
     threads.emplace_back([&, i] {
       Prefixed lines(output, std::to_string(jobs[i]) + ": ");
-      const auto stream = (*client)->attach();
+      const auto& stream = streams[i];
       v1::AttachInput first;
       v1::JobSpec& spec = *first.mutable_open()->mutable_submit();
-      spec = options.run.job.job.spec;
+      spec = common;
       spec.set_beside_job(jobs[i]);
-      spec.set_cancel_with_client(true);
-      for (const auto& word : context.words) spec.mutable_command()->add_argv(word);
       stream->write(first);
       v1::AttachOutput message;
       std::optional<v1::ExitReason> exit;
       while (stream->read(message)) {
-        if (message.has_output()) lines.add(message.output().stream(), message.output().data());
+        if (message.has_output() && !lines.add(message.output().stream(), message.output().data()) && !closed.exchange(true))
+          for (const auto& each : streams) each->cancel();  // which ends their commands
         if (message.has_end()) exit = message.end();
       }
       const Status ended = stream->finish();
+      if (closed) return;
       lines.finish();
       if (exit) {
         codes[i] = exit_code::of(*exit);
@@ -264,6 +283,7 @@ Result<int> exec_on_label(const Context& context, const ExecOptions& options) {
       }
     });
   for (auto& thread : threads) thread.join();
+  if (closed) return exit_code::signal_base + SIGPIPE;
   for (const int code : codes)
     if (code != 0) return code;
   return exit_code::ok;
@@ -342,8 +362,11 @@ void add_run_commands(Context& context, CLI::App* root) {
   context.complete(submit_command->add_option("--stdin", submitting->stdin_file, "what it reads (default: nothing)")->type_name("FILE"),
                    Complete::file);
   context.complete(
-      submit_command->add_option("--from-file", submitting->job.from_file, "take the descriptions from a TOML file")->type_name("FILE"),
+      submit_command
+          ->add_option("--from-file", submitting->job.from_file, "take the descriptions from a TOML file, instead of other options")
+          ->type_name("FILE"),
       Complete::file);
+  exclude_others(submit_command, "--from-file");
   submit_command->add_flag("--wait", submitting->wait, "wait until they have ended; exit code 1 when one failed");
   context.add_json(submit_command);
 
@@ -353,7 +376,7 @@ void add_run_commands(Context& context, CLI::App* root) {
       {"come back to a running job's terminal or output",
        "Shows the last of what the job wrote and follows it; keys and Ctrl-C go to the job, as with 'flotilla run'. Ctrl-P Ctrl-Q "
        "leaves it running; so does closing the window. It goes on where it was when the daemon was restarted or the laptop "
-       "slept. When the job ends its exit code is ours.",
+       "slept. When the job ends its exit code is ours. Of a job that has ended, it shows the last output and how it ended.",
        {{"Come back to job 12", "flotilla attach 12"}, {"All that it wrote so far, then the rest", "flotilla attach 12 --from-start"}}},
       [attaching] { return attach(*attaching); });
   context.complete(add_id(attach_command, "JOB", attaching->job, "its id")->required(), Complete::job);

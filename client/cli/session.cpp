@@ -35,8 +35,6 @@ constexpr milliseconds why_limit{1000};
 constexpr milliseconds second_interrupt{2000};  // two Ctrl-C within this cancel the job
 constexpr milliseconds held_key{300};           // a Ctrl-P alone goes on after this
 constexpr milliseconds background_check{1000};  // does the terminal belong to us again?
-constexpr milliseconds restart_first{1000};     // who restarts the daemon does it within this, else we start it
-constexpr milliseconds restart_limit{20'000};
 constexpr milliseconds reconnect_step{50};
 constexpr std::size_t stdin_piece = 64 * 1024;
 constexpr std::size_t stdin_ahead = 1024 * 1024;  // read before the daemon took it
@@ -507,19 +505,13 @@ class Session {
       say("the daemon went away; input that was on its way to job " + id_text() + " may be lost");
     const bool remembered = open_.has_submit();
     for (;;) {
-      const bool stopped = access(stopped_marker().c_str(), F_OK) == 0;
-      const auto gone = Clock::now() - since;
-      const bool start = !stopped && gone > restart_first;
-      auto client = DaemonClient::connect(start ? StartDaemon::yes : StartDaemon::no);
+      auto client = DaemonClient::connect_again(since);
       if (client) {
         client_ = std::move(*client);
         break;
       }
-      const bool hopeless = client.error().code == Code::version_mismatch || (start && client.error().code != Code::not_found);
-      if (hopeless || gone > restart_limit || (stopped && gone > restart_limit / 4))
-        return fail(client.error().code,
-                    stopped ? "the daemon was stopped; job " + id_text() + " goes on"
-                            : "job " + id_text() + " goes on, but the daemon does not: " + client.error().message,
+      if (client.error().code != Code::not_found)
+        return fail(client.error().code, "job " + id_text() + " goes on, but " + client.error().message,
                     "come back to it with 'flotilla attach " + id_text() + "'");
       line_.show("job " + id_text() + ": waiting for the daemon to come back");
       pollfd wait{signals_.get(), POLLIN, 0};
@@ -607,6 +599,17 @@ class Session {
 void block_session_signals() {
   const sigset_t set = signal_set();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+bool end_signal_pending() {
+  sigset_t pending;
+  if (sigpending(&pending) != 0) return false;
+  for (const int number : {SIGINT, SIGTERM, SIGQUIT, SIGHUP}) {
+    struct sigaction now {};
+    sigaction(number, nullptr, &now);
+    if (sigismember(&pending, number) == 1 && now.sa_handler != SIG_IGN) return true;  // nohup: ignored, but pending
+  }
+  return false;
 }
 
 Result<SessionResult> run_session(std::unique_ptr<DaemonClient>& client, v1::AttachOpen open, const SessionOptions& options) {

@@ -31,6 +31,8 @@ struct SessionResult {
 
 // Before the first thread is made (gRPC makes some when it connects).
 void block_session_signals();
+// One of those signals that end a program waits, and nothing takes it yet.
+bool end_signal_pending();
 
 // `client` is replaced when the daemon was restarted.
 Result<SessionResult> run_session(std::unique_ptr<DaemonClient>& client, v1::AttachOpen open, const SessionOptions& options);

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "client/cli/core/units.hpp"
+#include "client/cli/session.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/unique_fd.hpp"
 
@@ -36,12 +37,29 @@ struct Digest {
   Digest& operator=(const Digest&) = delete;
 };
 
-Status upload_one(DaemonClient& client, const std::string& name, const std::string& path, v1::InputFile& file, StatusLine& line) {
+// A signal was blocked for the session, which has not begun.
+Status go_on(const std::string& path) {
+  if (!end_signal_pending()) return {};
+  return fail(Code::canceled, "stopped while " + path + " was sent; nothing runs");
+}
+
+Status upload_one(DaemonClient& client, const std::string& name, const std::string& path, v1::InputFile& file, StatusLine& line,
+                  SentFiles& known) {
   const unique_fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return fail(errno_error(Code::invalid_argument, "open the input file " + path));
   struct stat info {};
   if (fstat(fd.get(), &info) != 0) return fail(errno_error(Code::unavailable, "look at " + path));
   if (!S_ISREG(info.st_mode)) return fail(Code::invalid_argument, path + " is no regular file");
+  std::string version = path;
+  for (const auto part :
+       {static_cast<std::uint64_t>(info.st_dev), static_cast<std::uint64_t>(info.st_ino), static_cast<std::uint64_t>(info.st_size),
+        static_cast<std::uint64_t>(info.st_mtim.tv_sec), static_cast<std::uint64_t>(info.st_mtim.tv_nsec)})
+    version += '\0' + std::to_string(part);
+  if (const auto found = known.find(version); found != known.end()) {
+    file = found->second;
+    file.set_name(name);
+    return {};
+  }
 
   Digest digest;
   std::string buffer;
@@ -50,6 +68,7 @@ Status upload_one(DaemonClient& client, const std::string& name, const std::stri
     const auto n = read_some(fd.get(), path, buffer);
     if (!n) return fail(n.error());
     if (*n == 0) break;
+    if (auto going = go_on(path); !going) return going;
     EVP_DigestUpdate(digest.context, buffer.data(), buffer.size());
     size += *n;
   }
@@ -68,7 +87,10 @@ Status upload_one(DaemonClient& client, const std::string& name, const std::stri
     return true;
   });
   if (!present) return fail(present.error());
-  if (present->present()) return {};
+  if (present->present()) {
+    known[version] = file;
+    return {};
+  }
 
   if (lseek(fd.get(), 0, SEEK_SET) != 0) return fail(errno_error(Code::unavailable, "read " + path + " again"));
   std::uint64_t sent = 0;
@@ -76,8 +98,8 @@ Status upload_one(DaemonClient& client, const std::string& name, const std::stri
   Status problem;
   const auto stored = client.put_blob([&](v1::BlobChunk& chunk) {
     const auto n = read_some(fd.get(), path, *chunk.mutable_data());
-    if (!n) problem = fail(n.error());
-    if (!n || (*n == 0 && !first)) return false;
+    problem = n ? go_on(path) : fail(n.error());
+    if (!problem || (*n == 0 && !first)) return false;
     if (first) chunk.set_sha256(sum);
     first = false;
     sent += *n;
@@ -89,12 +111,13 @@ Status upload_one(DaemonClient& client, const std::string& name, const std::stri
   if (!problem) return problem;
   if (!stored) return fail(stored.error());
   if (sent != size) return fail(Code::failed_precondition, path + " changed while it was uploaded", "try again", Retry::yes);
+  known[version] = file;
   return {};
 }
 
 }  // namespace
 
-Status upload(DaemonClient& client, JobDescription& job, StatusLine& line) {
+Status upload(DaemonClient& client, JobDescription& job, StatusLine& line, SentFiles& sent) {
   if (!job.stdin_file.empty()) {
     auto content = read_file(job.stdin_file, largest_stdin);
     if (!content) {
@@ -106,7 +129,7 @@ Status upload(DaemonClient& client, JobDescription& job, StatusLine& line) {
     job.spec.mutable_command()->set_stdin_data(std::move(*content));
   }
   for (const auto& [name, path] : job.files)
-    if (auto done = upload_one(client, name, path, *job.spec.add_files(), line); !done) return done;
+    if (auto done = upload_one(client, name, path, *job.spec.add_files(), line, sent); !done) return done;
   return {};
 }
 

@@ -609,7 +609,7 @@ Result<std::vector<JobId>> Coordinator::select_jobs(const google::protobuf::Repe
     selected.push_back(JobId{id});
   }
   if (!ids.empty()) return selected;
-  if (label.empty() && !all) return fail(Code::invalid_argument, "no job is named", "name jobs by id, or use --on LABEL or --all");
+  if (label.empty() && !all) return fail(Code::invalid_argument, "no job is named", "name jobs by id, or use --label LABEL or --all");
   for (const auto& [id, job] : state().jobs)
     if (!ended(job.state) && (all || job.spec->label() == label)) selected.push_back(id);
   return selected;

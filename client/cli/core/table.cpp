@@ -21,13 +21,6 @@ const char* state_colour(const std::string& state) {
 
 std::string format_table(const std::vector<Column>& columns, const std::vector<std::vector<Cell>>& rows, const Look& look) {
   std::string out;
-  if (!look.terminal) {
-    for (const auto& row : rows) {
-      for (std::size_t i = 0; i < row.size(); ++i) out += (i ? "\t" : "") + printable(row[i].text);
-      out += "\n";
-    }
-    return out;
-  }
   std::vector<std::size_t> wide(columns.size());
   for (std::size_t i = 0; i < columns.size(); ++i) wide[i] = width(columns[i].title);
   std::vector<std::vector<std::string>> texts;
@@ -58,7 +51,12 @@ std::string format_table(const std::vector<Column>& columns, const std::vector<s
     if (columns[i].align == Align::right) out += blanks;
     out += paint(cut, shade, look);
     if (columns[i].align == Align::left && !last) out += blanks;
-    out += last ? "\n" : std::string(gap, ' ');
+    if (!last) {
+      out.append(gap, ' ');
+      return;
+    }
+    while (out.ends_with(' ')) out.pop_back();
+    out += '\n';
   };
   for (std::size_t i = 0; i < columns.size(); ++i) add(i, columns[i].title, colour::bold);
   for (std::size_t r = 0; r < rows.size(); ++r)

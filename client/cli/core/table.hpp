@@ -1,4 +1,4 @@
-// Listings: aligned with a heading on a terminal, tab-separated without one for other programs.
+// Listings: aligned, with a heading; cut to the terminal's width where there is one.
 #pragma once
 
 #include <string>

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, WAIT_S, until
@@ -18,6 +21,8 @@ def test_wrong_words_are_named_with_the_nearest_right_one(own_cli):
     for words, wrong, meant in (
         (("jbo",), "'jbo'", "'job'"),
         (("job", "lsit"), "'lsit'", "'list'"),
+        (("jbo", "--help"), "'jbo'", "'job'"),
+        (("job", "lsit", "-h"), "'lsit'", "'list'"),
         (("run", "--slts", "3", "--", "x"), "'--slts'", "'--slots'"),
         (("pilot", "start", "--nods", "2"), "'--nods'", "'--nodes'"),
         (("help", "exit-code"), "'exit-code'", "'exit-codes'"),
@@ -220,6 +225,45 @@ def test_a_job_ends_with_its_client(cli):
     assert cli.until_state(number, "canceled")
 
 
+def opened(process: subprocess.Popen, path) -> bool:
+    links = []
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        try:
+            links.append(os.readlink(fd))
+        except OSError:
+            continue
+    return str(path) in links
+
+
+def test_ctrl_c_while_files_are_sent(cli):
+    with open(cli.work / "huge", "wb") as file:
+        file.truncate(1 << 40)  # takes longer than any test to read
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process = cli.start("run", "--name", "never", "-f", "huge", "--", "true")
+            until(lambda: opened(process, cli.work / "huge"), "it reads the file")
+            process.send_signal(number)
+            assert process.wait(WAIT_S) == 130
+            assert b"nothing runs" in process.stderr.read()
+    finally:
+        (cli.work / "huge").unlink()
+    assert "never" not in [job["spec"]["name"] for job in cli.json("job", "list")]
+
+
+def test_ctrl_c_while_the_daemon_starts(own_cli):
+    import fcntl
+
+    own_cli.run("daemon", "start")
+    lock = Path(own_cli.json("daemon", "status")["socket"]).parent / "start.lock"
+    own_cli.run("daemon", "stop")
+    with open(lock) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as if another command were starting it, for long
+        process = own_cli.start("run", "--", "true")
+        until(lambda: opened(process, lock), "it waits for the daemon")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == -signal.SIGINT
+
+
 def test_files_are_sent_along(cli):
     (cli.work / "data.txt").write_text("content\n")
     (cli.work / "tool").write_text("#!/bin/sh\ncat data.txt in/empty\n")
@@ -245,8 +289,10 @@ def test_submit_wait_logs(cli):
     assert cli.json("job", "why", number)["sentence"]
     shown = cli.run("job", "show", number).out
     assert "failed" in shown and "two" in shown
-    fields = next(line for line in cli.run("job", "list").out.splitlines() if line.startswith(f"{number}\t")).split("\t")
-    assert fields[1] == "failed" and fields[6] == "made"
+    heading, *lines = cli.run("job", "list").out.splitlines()  # in a pipe as on a terminal, but never cut
+    assert heading.split() == ["ID", "STATE", "LABEL", "PILOT", "HOST", "TIME", "COMMAND"]
+    fields = next(fields for line in lines if (fields := line.split())[0] == number)
+    assert fields[1] == "failed" and "made" in fields
     assert str(number) in cli.run("job", "list", "--all", "--state", "failed").out
     assert cli.run("job", "list", "--state", "finished", "--limit", "1").out.count("\n") <= 1
     (cli.work / "in.txt").write_text("from a file\n")
@@ -264,6 +310,40 @@ def test_jobs_from_a_file(cli):
     ran = cli.run("submit", "--from-file", "bad.toml", code=2)
     assert "line 1: unknown key 'lable'; did you mean 'label'?" in ran.err
     assert "line 2" in ran.err and "line 3" in ran.err
+    # What would be passed over is refused by name.
+    for words in (("--slots", "2"), ("--on", "local"), ("--stdin", "good.toml")):
+        assert words[0] in cli.run("submit", "--from-file", "good.toml", *words, code=2).err
+
+
+def test_a_file_of_many_jobs_is_read_once(cli):
+    import time
+
+    (cli.work / "large").write_bytes(b"x" * (64 << 20))
+    for count in (1, 60):
+        (cli.work / f"{count}.toml").write_text('[[job]]\nargv = ["true"]\nlabel = "nobody-has-this"\nfiles = ["large"]\n' * count)
+
+    def took(count: int) -> float:
+        begin = time.monotonic()
+        numbers = cli.run("submit", "--from-file", f"{count}.toml").out.split()
+        end = time.monotonic()
+        cli.run("job", "cancel", *numbers)
+        return end - begin
+
+    took(1)  # it goes to the daemon
+    assert took(60) < 10 * min(took(1) for _ in range(3))
+
+
+def test_what_a_message_cannot_hold_is_refused(cli):
+    assert "argv[1] is not UTF-8: 'caf\\xe9'" in cli.run("run", "--", "echo", b"caf\xe9", code=2).err
+    assert "argv[0]" in cli.run("submit", "--", b"\xff", code=2).err
+    assert "variable A" in cli.run("run", "-e", b"A=\xff", "--", "true", code=2).err
+    folder = os.fsencode(cli.work) + b"/caf\xe9"
+    os.mkdir(folder)
+    assert "the folder where this runs is not UTF-8" in cli.run("run", "--", "true", cwd=folder, code=2).err
+    (cli.work / "much").write_bytes(b"x" * (30 << 20))
+    (cli.work / "much.toml").write_text('[[job]]\nargv = ["cat"]\nstdin_file = "much"\n' * 3)
+    ran = cli.run("submit", "--from-file", "much.toml", code=1)
+    assert "90 MiB" in ran.err and "input file" in ran.err
 
 
 def test_follow_signal_cancel(cli):
@@ -281,6 +361,10 @@ def test_follow_signal_cancel(cli):
     other = cli.run("submit", "--", "sleep", "1000").out.strip()
     cli.run("job", "cancel", other)
     assert cli.until_state(other, "canceled")["exit"]["kind"] == "canceled_by_user"
+    # Of jobs that have ended it is said that they have.
+    assert re.search(rf"job {number} had ended already: .*code 4\n", cli.run("job", "cancel", number).err)
+    ran = cli.run("attach", number, code=4)
+    assert ran.out == "ready\ncaught\n" and re.search(rf"job {number} has ended: .*code 4\n", ran.err)
 
 
 def test_what_is_not_there_is_said(cli):
@@ -305,6 +389,13 @@ def test_exec_on_all_jobs_of_a_label(cli):
     cli.run("job", "wait", "--running", *map(str, numbers))
     ran = cli.run("exec", "--on", "local", "--", "sh", "-c", "echo I am $WHO")
     assert sorted(ran.out.splitlines()) == [f"{number}: I am {i}" for i, number in enumerate(numbers)]
+    cut = cli.run("exec", "--on", "local", "--", "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x").out.splitlines()
+    assert len(cut) == 8 and max(map(len, cut)) < 65536 + 20 and sum(line.count("x") for line in cut) == 400_000
+    endless = cli.start("exec", "--on", "local", "--", "sh", "-c", "while :; do echo more; sleep 0.02; done")
+    assert endless.stdout.readline().endswith(b": more\n")
+    endless.stdout.close()
+    assert endless.wait(WAIT_S) == 128 + signal.SIGPIPE
+    until(lambda: {job["id"] for job in cli.json("job", "list", "--state", "running")} == set(numbers), "its commands have ended")
     cli.run("exec", "--on", "local", "--", "false", code=1)
     cli.run("exec", "--on", "no-such-label", "--", "true", code=125)
     cli.run("job", "cancel", *map(str, numbers))
@@ -326,8 +417,10 @@ def test_pilots(cli):
     cli.run("pilot", "drain", number)
     cli.run("pilot", "wait", "--ended", number)
     assert cli.json("pilot", "show", number)["state"] == "finished"
-    assert number not in [line.split("\t")[0] for line in cli.run("pilot", "list").out.splitlines()]
-    assert number in [line.split("\t")[0] for line in cli.run("pilot", "list", "--ended").out.splitlines()]
+    assert number not in [line.split()[0] for line in cli.run("pilot", "list").out.splitlines()]
+    assert number in [line.split()[0] for line in cli.run("pilot", "list", "--ended").out.splitlines()]
+    ran = cli.run("pilot", "start", "local", "--no-wait", "--accept-new", code=2)
+    assert "--accept-new" in ran.err and "resource connect local" in ran.err
     cli.run("pilot", "start", "nowhere", code=3)
     cli.run("pilot", "stop", code=2)
 
@@ -341,6 +434,7 @@ def test_resources(cli):
     assert "me@other.invalid" in cli.run("resource", "list").out
     (cli.work / "r.toml").write_text('name = "two"\nlocation = "u@two.invalid"\ngateway = "desk"\n')
     cli.run("resource", "add", "--from-file", "r.toml")
+    assert "--scratch-dir" in cli.run("resource", "add", "--from-file", "r.toml", "--scratch-dir", "/x", code=2).err
     cli.run("resource", "remove", "two")
     cli.run("resource", "remove", "desk")
     assert [resource["spec"]["name"] for resource in cli.json("resource", "list")] == ["local"]
@@ -379,8 +473,6 @@ def test_run_goes_on_when_the_daemon_is(own_cli, how):
     process = own_cli.start("run", "--", "sh", "-c", script)
     assert process.stdout.readline() == b"line 1\n"
     if how == "killed":
-        import os
-
         os.kill(own_cli.daemon_pid(), signal.SIGKILL)
     else:
         own_cli.run("daemon", "restart")
@@ -391,8 +483,6 @@ def test_run_goes_on_when_the_daemon_is(own_cli, how):
 
 
 def test_run_is_bound_to_its_job_again_after_a_restart(own_cli):
-    import os
-
     process = own_cli.start("run", "--", "sh", "-c", "echo ready; while [ ! -e go ]; do sleep 0.02; done; echo on; exec sleep 1000")
     assert process.stdout.readline() == b"ready\n"
     os.kill(own_cli.daemon_pid(), signal.SIGKILL)

@@ -154,6 +154,46 @@ def test_shell_on_a_pilot(cli, terminal):
     assert on.settings_restored()
 
 
+def test_the_link_with_its_token_is_in_no_programs_arguments(cli, terminal, tmp_path):
+    browser = tmp_path / "xdg-open"
+    browser.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/making && mv {tmp_path}/making {tmp_path}/arguments\n')
+    browser.chmod(0o755)
+    on = terminal(cli, "web", env={"DISPLAY": ":0", "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert on.wait() == 0
+    until((tmp_path / "arguments").exists, "the browser is started")
+    link = on.text().split()[0]
+    page = Path((tmp_path / "arguments").read_text().strip())
+    assert link.startswith("http://127.0.0.1:") and page.is_absolute()
+    assert f'content="0; url={link}"' in page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o600 and page.parent.stat().st_mode & 0o777 == 0o700
+
+
+# ---- waits over a restart of the daemon
+
+
+@pytest.mark.parametrize("how", [["daemon", "restart"], ["daemon", "stop", "--kill"]])
+def test_waits_go_on_when_the_daemon_does(own_cli, terminal, how):
+    go = "while [ ! -e go ]; do sleep 0.02; done; exit 3"
+    number = own_cli.run("submit", "--", "sh", "-c", go).out.strip()
+    pilot = own_cli.run("pilot", "start", "local", "--slots", "1").out.strip()
+    waits = [
+        (terminal(own_cli, "job", "wait", number), "waiting for job", 1),
+        (terminal(own_cli, "submit", "--wait", "--", "sh", "-c", go), "waiting for job", 1),
+        (terminal(own_cli, "job", "wait", number, "--timeout", "4s"), "waiting for job", 5),
+        (terminal(own_cli, "pilot", "wait", "--ended", pilot), "waiting for pilots", 0),
+    ]
+    for on, text, _ in waits:
+        on.until(text)
+    own_cli.run(*how)
+    if "--kill" in how:
+        own_cli.run("daemon", "start")  # a daemon that was stopped is not started by who waits
+    assert waits[2][0].wait() == 5
+    (own_cli.work / "go").touch()
+    own_cli.run("pilot", "stop", pilot)
+    for on, _, code in waits:
+        assert on.wait() == code, on.text()
+
+
 # ---- questions
 
 
@@ -250,3 +290,13 @@ def test_keys_at_a_question_are_its_answer_and_not_the_jobs_input(own_cli, termi
 def test_accept_new_of_run_needs_no_terminal(own_cli, ssh_host):
     own_cli.run("pilot", "start", "host", "--slots", "1", "--no-wait")
     assert own_cli.run("run", "--accept-new", "--on", "host", "--", "echo", "there").out == "there\n"
+
+
+def test_a_pilots_start_goes_on_when_the_daemon_does(own_cli, terminal, ssh_host):
+    on = terminal(own_cli, "pilot", "start", "host", "--slots", "1")
+    on.until(r"\[yes/no\] ")
+    own_cli.run("daemon", "restart")
+    on.until(r"\[yes/no\] ")
+    on.type("yes\r")
+    assert on.wait() == 0, on.text()
+    assert on.settings_restored()

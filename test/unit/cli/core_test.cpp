@@ -204,11 +204,12 @@ TEST_CASE("JSON is stable: names, numbers, order, all scalars") {
   CHECK(json_string("\xC0\xAF") == "\"\xEF\xBF\xBD\xEF\xBF\xBD\"");                  // longer than needed
 }
 
-TEST_CASE("tables are aligned for people and tab-separated for programs") {
+TEST_CASE("tables are aligned, and cut to the terminal") {
   const std::vector<Column> columns{{"ID", Align::right}, {"STATE"}, {"COMMAND", Align::left, true}};
   const std::vector<std::vector<Cell>> rows{{"7", Cell("running", colour::green), "sleep 100000"}, {"12", "ok", "a\tb"}};
-  CHECK(format_table(columns, rows, {}) == "7\trunning\tsleep 100000\n12\tok\ta b\n");
-  CHECK(format_table(columns, rows, {true, false, 0}) == "ID  STATE    COMMAND\n 7  running  sleep 100000\n12  ok       a b\n");
+  CHECK(format_table(columns, rows, {}) == "ID  STATE    COMMAND\n 7  running  sleep 100000\n12  ok       a b\n");
+  CHECK(format_table(columns, rows, {true, false, 0}) == format_table(columns, rows, {}));
+  CHECK(format_table({{"A"}, {""}}, {{"1", ""}, {"2", "x"}}, {}) == "A\n1\n2  x\n");  // nothing hangs over
   const std::string coloured = format_table(columns, rows, {true, true, 80});
   CHECK(coloured.find("\033[32mrunning\033[0m") != std::string::npos);
   // The elastic column is cut, and no line is wider than the terminal.
