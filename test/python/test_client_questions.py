@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+import pty
 import queue
+import subprocess
+import sys
+import termios
 import threading
+import time
 from concurrent import futures
 
 import grpc
 import pytest
 from google.protobuf import message_factory
+
+from conftest import SOURCES
 
 import flotilla
 import flotilla.aio
@@ -25,14 +34,20 @@ class PlayedDaemon:
         self.questions: list[client_pb2.Prompt] = []
         self.asked: queue.Queue = queue.Queue()
         self.failure = None
+        self.attached = threading.Event()
+        self.holds = False  # an attachment that is left
+        self.limits = []
+        self.blobs = []
         self._ready = threading.Event()
+        self.connects = threading.Event()
+        self.connects.set()
         service = client_pb2.DESCRIPTOR.services_by_name["ClientService"]
         handlers = {}
         for method in service.methods:
             kinds = {(False, False): "unary_unary", (False, True): "unary_stream", (True, False): "stream_unary", (True, True): "stream_stream"}
             make = getattr(grpc, kinds[bool(method.client_streaming), bool(method.server_streaming)] + "_rpc_method_handler")
             handlers[method.name] = make(
-                getattr(self, method.name, self._unknown),
+                lambda *given, name=method.name: getattr(self, name, self._unknown)(*given),
                 request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
                 response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
             )
@@ -42,6 +57,7 @@ class PlayedDaemon:
         self._server.start()
 
     def stop(self):
+        self.connects.set()
         self._server.stop(0).wait()
 
     def _unknown(self, request, context):
@@ -62,6 +78,7 @@ class PlayedDaemon:
 
     def ConnectResource(self, request, context):
         self._ready.wait(10)
+        self.connects.wait(20)
         yield client_pb2.Progress(message="connecting", fraction=-1)
         if self.failure is not None:
             yield client_pb2.Progress(done=True, error=self.failure)
@@ -73,6 +90,36 @@ class PlayedDaemon:
             context.set_trailing_metadata((("grpc-status-details-bin", self.failure.SerializeToString()),))
             context.abort(grpc.StatusCode.ABORTED, self.failure.message)
         return client_pb2.ListJobsReply()
+
+    def Attach(self, inputs, context):
+        self.inputs = []
+        self.attached.set()
+        for message in inputs:
+            self.inputs.append(message)
+            if message.detach and not self.holds:
+                return
+            yield client_pb2.AttachOutput(output=client_pb2.OutputChunk(stream=1, data=b"."))
+
+    def WaitJobs(self, request, context):
+        self.limits.append(request.timeout_ms)
+        if len(self.limits) == 1:
+            time.sleep(0.02)  # what the first try took
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        return client_pb2.ListJobsReply(jobs=[types_pb2.Job(id=request.ids[0], state=types_pb2.JOB_FINISHED)])
+
+    def WaitPilots(self, request, context):
+        self.limits.append(request.timeout_ms)
+        if len(self.limits) == 1:
+            time.sleep(0.02)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        return client_pb2.ListPilotsReply(pilots=[types_pb2.Pilot(id=request.ids[0], state=types_pb2.PILOT_RUNNING)])
+
+    def PutBlob(self, chunks, context):
+        self.blobs.append([bytes(chunk.data) for chunk in chunks])
+        return client_pb2.BlobInfo()
+
+    def Submit(self, request, context):
+        return client_pb2.SubmitReply(ids=range(1, len(request.specs) + 1))
 
     def ListResources(self, request, context):
         return client_pb2.ListResourcesReply(resources=[types_pb2.Resource(spec=types_pb2.ResourceSpec(name=request.name))])
@@ -169,6 +216,253 @@ def test_a_daemon_of_another_protocol_is_refused(tmp_path):
             flotilla.Daemon(daemon.path)
     finally:
         daemon.stop()
+
+
+# ---- questions on a terminal
+
+ASKED = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+import flotilla
+flotilla.__path__.append(sys.argv[2])
+import flotilla.aio
+
+def blocking():
+    flotilla.Daemon(sys.argv[3]).resource("far").connect()
+
+async def tasks():
+    daemon = await flotilla.aio.Daemon(sys.argv[3]).open()
+    await (await daemon.resource("far")).connect()
+
+blocking() if sys.argv[4] == "blocking" else asyncio.run(tasks())
+"""
+
+
+class Asked:
+    """A program on a terminal of its own that connects to a resource."""
+
+    def __init__(self, played, form):
+        self.master, self.slave = pty.openpty()
+        command = [sys.executable, "-c", ASKED, str(SOURCES), flotilla.__path__[-1], played.path, form]
+        self.process = subprocess.Popen(["setsid", "--ctty", *command], stdin=self.slave, stdout=self.slave, stderr=self.slave)
+        self._text = b""
+
+    def until(self, text):
+        while text not in self._text:
+            self._text += os.read(self.master, 4096)
+        self._text = self._text.partition(text)[2]
+
+    def echoes(self):
+        return bool(termios.tcgetattr(self.slave)[3] & termios.ECHO)
+
+    def type(self, text):
+        os.write(self.master, text)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.mark.parametrize("form", ["blocking", "asyncio"])
+def test_a_program_that_is_interrupted_at_a_question_leaves_the_terminal_as_it_was(played, form):
+    played.questions = [QUESTIONS[1]]
+    played.connects.clear()
+    with Asked(played, form) as asked:
+        asked.until(b"far: Password:")
+        assert not asked.echoes()
+        asked.type(b"\x03")
+        asked.until(b"KeyboardInterrupt")
+        assert asked.process.wait(20) != 0
+        assert asked.echoes()
+
+
+@pytest.mark.parametrize("form", ["blocking", "asyncio"])
+def test_a_question_that_is_withdrawn_leaves_the_terminal(played, form):
+    shown = threading.Event()
+    def prompts(answers, context):
+        next(answers)
+        played._ready.set()
+        yield QUESTIONS[1]
+        shown.wait(20)
+        yield client_pb2.Prompt(id=QUESTIONS[1].id, withdrawn=True)
+        yield QUESTIONS[2]
+        answer = next(answers)
+        played.asked.put((answer.id, answer.text))
+
+    played.Prompts = prompts
+    played.connects.clear()
+    with Asked(played, form) as asked:
+        asked.until(b"Password:")
+        shown.set()
+        asked.until(b"far: Code:")
+        assert asked.echoes()
+        asked.type(b"1234\n")
+        assert played.asked.get(timeout=20) == (QUESTIONS[2].id, "1234")
+        played.connects.set()
+        assert asked.process.wait(20) == 0
+
+
+# ---- what is sent
+
+
+def test_what_is_written_just_before_leaving_reaches_the_job(played):
+    with flotilla.Daemon(played.path) as daemon:
+        with flotilla.Job(daemon._session, 1).attach() as attached:
+            for number in range(1000):
+                attached.write(str(number))
+            attached.close_input()
+        assert [each.stdin for each in played.inputs[1:1001]] == [str(number).encode() for number in range(1000)]
+        assert played.inputs[1001].stdin_eof and played.inputs[1002].detach
+
+
+def test_what_is_written_just_before_leaving_reaches_the_job_under_asyncio(played):
+    async def main():
+        async with flotilla.aio.Daemon(played.path) as daemon:
+            async with flotilla.aio.Job(daemon._session, 1).attach() as attached:
+                for number in range(1000):
+                    await attached.write(str(number))
+                await attached.close_input()
+
+    asyncio.run(main())
+    assert [each.stdin for each in played.inputs[1:1001]] == [str(number).encode() for number in range(1000)]
+    assert played.inputs[1001].stdin_eof and played.inputs[1002].detach
+
+
+def test_a_daemon_that_does_not_take_the_input_holds_nobody_up_for_ever(played, monkeypatch):
+    monkeypatch.setattr(flotilla._client, "DETACH_LIMIT", 0.05)
+    monkeypatch.setattr(flotilla.aio, "DETACH_LIMIT", 0.05)
+    played.holds = True
+    with flotilla.Daemon(played.path) as daemon:
+        with flotilla.Job(daemon._session, 1).attach() as attached:
+            attached.write("x")
+
+    async def main():
+        async with flotilla.aio.Daemon(played.path) as daemon:
+            async with flotilla.aio.Job(daemon._session, 1).attach() as attached:
+                await attached.write("x")
+
+    asyncio.run(main())
+
+
+def test_leaving_wakes_who_reads_in_another_thread(played):
+    with flotilla.Daemon(played.path) as daemon:
+        attached = flotilla.Job(daemon._session, 1).attach()
+        assert next(attached).data == b"."
+        seen = []
+        reading = threading.Thread(target=lambda: seen.extend(attached))
+        reading.start()
+        attached.close()
+        reading.join(20)
+        assert not reading.is_alive()
+
+
+def test_a_limit_holds_over_a_restart(played):
+    async def wait(kind):
+        async with flotilla.aio.Daemon(played.path) as daemon:
+            await getattr(flotilla.aio, kind)(daemon._session, 7).wait(6)
+
+    for kind in ("Job", "Pilot"):
+        for act in (lambda: getattr(flotilla, kind)(flotilla.Daemon(played.path)._session, 7).wait(6), lambda: asyncio.run(wait(kind))):
+            played.limits.clear()
+            act()
+            first, second = played.limits
+            assert 0 < second <= first - 20 and first <= 6000
+
+
+def test_a_daemon_that_does_not_come_back_is_not_waited_for_after_the_limit(played):
+    with flotilla.Daemon(played.path) as daemon:
+        job = flotilla.Job(daemon._session, 7)
+        played.stop()
+        begin = time.monotonic()
+        with pytest.raises(flotilla.UnavailableError):
+            job.wait(0.3)
+        assert time.monotonic() - begin < 10  # a restart would be waited for longer
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (dict(argv=["caf\udce9"]), "argv\\[0\\] is not UTF-8"),
+        (dict(argv=["true", 5]), "argv\\[1\\] is no text: 5"),
+        (dict(argv=["true"], env={"A": 1}), "env\\['A'\\] is no text: 1"),
+        (dict(argv=["true"], env={"A": "\udce9"}), "env\\['A'\\] is not UTF-8"),
+        (dict(argv=["true"], env="A=1"), "env is no mapping"),
+        (dict(argv=["true"], working_folder="/\udce9"), "working_folder is not UTF-8"),
+        (dict(argv=["true"], label=7), "label is no text: 7"),
+        (dict(argv=["true"], processes="two"), "processes cannot be 'two'"),
+        (dict(argv=["true"], processes=2**40), "processes cannot be 1099511627776"),
+        (dict(argv=["true"], time_limit="long"), "time_limit is no number of seconds: 'long'"),
+        (dict(argv=["true"], time_limit=float("inf")), "time_limit is no number"),
+        (dict(argv=["true"], standard_input="\udce9"), "standard_input is a text that is not UTF-8"),
+        (dict(argv=["true"], standard_input=5), "standard_input is neither bytes nor text: int"),
+        (dict(argv=["true"], files=[5]), "an input file is no path: 5"),
+        (dict(argv=["true"], files=[flotilla.InputFile(name="\udce9", content=b"")]), "the name of an input file is not UTF-8"),
+        (dict(argv=["true"], files=[flotilla.InputFile(name="a", content=5)]), "the content of an input file is neither bytes nor text"),
+    ],
+)
+def test_what_does_not_fit_a_message_is_named(played, wrong, words):
+    with flotilla.Daemon(played.path) as daemon:
+        with pytest.raises(flotilla.InvalidArgumentError, match=words):
+            daemon.submit(wrong.pop("argv"), **wrong)
+    assert not played.blobs
+
+
+def test_a_folder_that_is_not_utf8_is_refused_where_it_matters(played, tmp_path, monkeypatch):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+    with flotilla.Daemon(played.path) as daemon:
+        with pytest.raises(flotilla.InvalidArgumentError, match="the folder that this program runs in is not UTF-8"):
+            daemon.submit(["true"])
+        assert daemon.submit(["true"], working_folder="/").id == 1
+
+
+def test_a_request_that_is_too_large_says_what_to_do(played):
+    much = b"x" * (64 << 20)
+
+    async def main():
+        async with flotilla.aio.Daemon(played.path) as daemon:
+            await daemon.submit(["cat"], standard_input=much)
+
+    with flotilla.Daemon(played.path) as daemon:
+        for act in (
+            lambda: daemon.submit(["cat"], standard_input=much),
+            lambda: daemon.run(["cat"], standard_input=much),
+            lambda: daemon.start_worker("code", ["x" * (64 << 20)]),
+            lambda: asyncio.run(main()),
+        ):
+            with pytest.raises(flotilla.ResourceExhaustedError, match="input file"):
+                act()
+
+
+def test_a_file_that_many_descriptions_name_is_read_and_asked_for_once(played, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.write_bytes(b"content")
+    made = []
+    sha256 = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda *given: made.append(given) or sha256(*given))
+    specs = [flotilla.CommandSpec(["true"], files=[data, str(data), flotilla.InputFile(data, name=f"data{number}")]) for number in range(100)]
+
+    async def main():
+        async with flotilla.aio.Daemon(played.path) as daemon:
+            await daemon.submit_many(specs)
+
+    with flotilla.Daemon(played.path) as daemon:
+        for act in (lambda: daemon.submit_many(specs), lambda: asyncio.run(main())):
+            made.clear()
+            played.blobs.clear()
+            act()
+            assert len(made) == 1
+            assert played.blobs == [[b""], [b"content"]]  # asked for, then sent
+        data.write_bytes(b"changed")
+        made.clear()
+        daemon.submit_many(specs)
+        assert len(made) == 1 and played.blobs[-1] == [b"changed"]
 
 
 def test_the_words_of_python_and_cplusplus_are_the_same():

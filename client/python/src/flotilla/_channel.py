@@ -86,7 +86,8 @@ class ChannelEnd:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._lock = threading.Lock()  # held while waiting for the end, so that two waits share one line
+        self._lock = threading.Lock()  # never held while waiting: a wait with a limit may stand beside one without
+        self._waiting = 0
         self._partial = b""
         self._ended: Optional[ExitReason] = None
         self.closed = False
@@ -104,35 +105,52 @@ class ChannelEnd:
     def read(self, deadline: Optional[float]) -> Optional[ExitReason]:
         """None: not within that time, or closed here. UnavailableError: the giver went away without a word."""
         with self._lock:
-            while self._ended is None and not self.closed:
-                line, newline, _ = self._partial.partition(b"\n")
-                if newline:
-                    wire = types_pb2.ExitReason()
-                    _parse(b"END ", line, wire)
-                    self._ended = _convert.exit_reason(wire)
-                    break
-                if len(self._partial) > _LINE_LIMIT:
-                    raise InternalError("the end of a channel is told by a line without an end")
+            self._waiting += 1
+        try:
+            while True:
+                with self._lock:
+                    if self.closed or self._take_line():
+                        return self._ended
                 if not _wait_readable(self._control, deadline):
                     return None
-                try:
-                    data = self._control.recv(4096)
-                except OSError:
-                    data = b""
-                if self.closed:
-                    return None
-                if not data:
-                    raise UnavailableError("the process that gave the channel went away without a word")
-                self._partial += data
-            return self._ended
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                self._let_go()
+
+    def _take_line(self) -> bool:
+        """What is there, without waiting. True: the end is known."""
+        while self._ended is None:
+            line, newline, _ = self._partial.partition(b"\n")
+            if newline:
+                wire = types_pb2.ExitReason()
+                _parse(b"END ", line, wire)
+                self._ended = _convert.exit_reason(wire)
+                break
+            if len(self._partial) > _LINE_LIMIT:
+                raise InternalError("the end of a channel is told by a line without an end")
+            try:
+                data = self._control.recv(4096, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            except OSError:
+                data = b""
+            if not data:
+                raise UnavailableError("the process that gave the channel went away without a word")
+            self._partial += data
+        return True
+
+    def _let_go(self) -> None:
+        if self.closed and not self._waiting:
+            self._control.close()
 
     def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        try:
-            self._control.shutdown(socket.SHUT_RDWR)  # wakes who waits in read()
-        except OSError:
-            pass
         with self._lock:
-            self._control.close()
+            if self.closed:
+                return
+            self.closed = True
+            try:
+                self._control.shutdown(socket.SHUT_RDWR)  # wakes who waits in read(); the last of them closes it
+            except OSError:
+                pass
+            self._let_go()

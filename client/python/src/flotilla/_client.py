@@ -16,7 +16,7 @@ import grpc
 from . import _convert, _rpc, _waits
 from ._channel import ChannelEnd, take
 from ._errors import CanceledError, FailedPreconditionError, FlotillaError, InternalError, JobFailedError, NotFoundError, TimedOutError, UnavailableError, WorkerFailedError
-from ._prompts import PromptHandler, choose
+from ._prompts import Asker, PromptHandler, choose
 from ._start import reach_daemon
 from ._types import (
     CommandSpec,
@@ -153,8 +153,14 @@ class Followed:
         return JobResult(info, out, err)
 
 
-def attach_input(what: Union[bytes, str]) -> client_pb2.AttachInput:
-    return client_pb2.AttachInput(stdin=what.encode() if isinstance(what, str) else bytes(what))
+DETACH_LIMIT = 5.0  # for a daemon to take what was written before one leaves; a job that does not read holds it up
+_INPUT_CHUNK = 1 << 20
+
+
+def attach_inputs(what: Union[bytes, str]) -> Iterator[client_pb2.AttachInput]:
+    data = _convert.content("what is written", what)
+    for at in range(0, len(data), _INPUT_CHUNK):
+        yield client_pb2.AttachInput(stdin=data[at : at + _INPUT_CHUNK])
 
 
 def lost_worker(id: int, error: FlotillaError) -> ExitReason:
@@ -183,6 +189,7 @@ class Session:
         self._accept_new_host_keys = accept_new_host_keys
         self._lock = threading.Lock()
         self._prompt_call: Any = None
+        self._asker: Optional[Asker] = None
         self._closed = False
         self.watch = _waits.Watch(self._why)
         try:
@@ -194,8 +201,11 @@ class Session:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            asker = self._asker
             if self._prompt_call is not None:
                 self._prompt_call.cancel()
+        if asker is not None:
+            asker.close()
         self.watch.close()
         self._channel.close()
 
@@ -208,6 +218,7 @@ class Session:
 
     def call(self, method: str, request: Any, timeout: Optional[float] = None, wait_for_ready: bool = False) -> Any:
         self.check_open()
+        _rpc.check_size(request)
         try:
             return getattr(self.stub, method)(request, timeout=timeout, wait_for_ready=wait_for_ready)
         except grpc.RpcError as error:
@@ -220,6 +231,7 @@ class Session:
     def call_long(self, method: str, request: Any) -> Any:
         """For what may take long: given up (Ctrl-C), it is withdrawn at the daemon too."""
         self.check_open()
+        _rpc.check_size(request)
         call = getattr(self.stub, method).future(request)
         try:
             return call.result()
@@ -231,12 +243,15 @@ class Session:
             call.cancel()
             raise
 
-    def call_through_restart(self, method: str, request: Any, restart_limit: float = _rpc.RESTART_LIMIT) -> Any:
-        """Calls until it has an answer: a daemon that is being restarted is waited for, ``restart_limit`` seconds at most."""
+    def call_through_restart(
+        self, method: str, request: Callable[[], Any], deadline: Optional[float], restart_limit: float = _rpc.RESTART_LIMIT
+    ) -> Any:
+        """Calls until it has an answer: a daemon that is being restarted is waited for, ``restart_limit`` seconds at most, and not
+        after the deadline. ``request`` is made anew for each: it says what is left of the time."""
         lost_at: Optional[float] = None
         self.check_open()
         while True:
-            call = getattr(self.stub, method).future(request)
+            call = getattr(self.stub, method).future(request())
             try:
                 return call.result()
             except grpc.FutureCancelledError:
@@ -245,7 +260,8 @@ class Session:
                 lost_at = lost_at or time.monotonic()
                 if not _rpc.lost(error):
                     raise _rpc.as_error(error) from None
-                self._await_daemon(error, lost_at + restart_limit)
+                limit = lost_at + restart_limit
+                self._await_daemon(error, limit if deadline is None else min(limit, deadline))
             except BaseException:
                 call.cancel()
                 raise
@@ -279,11 +295,12 @@ class Session:
             if on_progress is not None:
                 on_progress(step.message, step.fraction)
 
-    def prepare(self, spec: Union[CommandSpec, WorkerSpec]) -> types_pb2.JobSpec:
+    def prepare(self, spec: Union[CommandSpec, WorkerSpec], uploads: Optional[_convert.Uploads] = None) -> types_pb2.JobSpec:
         self.check_open()
-        wire, blobs = _convert.job_spec(spec)
+        uploads = uploads or _convert.Uploads()
+        wire, blobs = _convert.job_spec(spec, uploads)
         try:
-            for blob in blobs:
+            for blob in filter(uploads.is_new, blobs):
                 if not self.stub.PutBlob(iter([blob.question()])).present:
                     self.stub.PutBlob(blob.chunks())
         except grpc.RpcError as error:
@@ -299,7 +316,7 @@ class Session:
     def wait_job(self, id: int, running: bool, deadline: Optional[float], restart_limit: float = _rpc.RESTART_LIMIT) -> JobInfo:
         with self.watch(_waits.of_job(id)):
             while True:
-                reply = self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline), restart_limit)
+                reply = self.call_through_restart("WaitJobs", lambda: wait_jobs_request([id], running, deadline), deadline, restart_limit)
                 info = waited_job(id, running, reply, deadline)
                 if info is not None:
                     return info
@@ -308,12 +325,13 @@ class Session:
         if not ids:
             return []
         with self.watch(_waits.of_job(ids[-1])):
-            reply = self.call_through_restart("WaitJobs", wait_jobs_request(ids, False, deadline))
+            reply = self.call_through_restart("WaitJobs", lambda: wait_jobs_request(ids, False, deadline), deadline)
         return [_convert.job_info(job) for job in reply.jobs]
 
     def wait_pilot(self, id: int, ended: bool, deadline: Optional[float]) -> PilotInfo:
         while True:
-            info = waited_pilot(id, ended, self.call_through_restart("WaitPilots", wait_pilots_request(id, ended, deadline)), deadline)
+            reply = self.call_through_restart("WaitPilots", lambda: wait_pilots_request(id, ended, deadline), deadline)
+            info = waited_pilot(id, ended, reply, deadline)
             if info is not None:
                 return info
 
@@ -323,6 +341,7 @@ class Session:
 
     def _follow(self, followed: Followed, deadline: Optional[float]) -> Iterator[Tuple[int, bytes]]:
         self.check_open()
+        _rpc.check_size(followed.open)
         lost_at: Optional[float] = None
         while True:
             inputs: queue.SimpleQueue[Optional[client_pb2.AttachInput]] = queue.SimpleQueue()
@@ -373,21 +392,19 @@ class Session:
             answers: queue.SimpleQueue[Optional[client_pb2.PromptAnswer]] = queue.SimpleQueue()
             answers.put(client_pb2.PromptAnswer(accept_new_host_keys=self._accept_new_host_keys))
             call = self._prompt_call = self.stub.Prompts(iter(answers.get, None))
+            asker = self._asker = Asker(handler, lambda id, said: answers.put(_convert.prompt_answer(id, said)))
 
         def run() -> None:
             try:
                 for wire in call:
                     if wire.withdrawn:
-                        continue  # handlers run one after the other: this one was answered or is over
-                    said: Optional[str] = None
-                    try:
-                        said = handler(_convert.prompt(wire)) if handler is not None else None
-                    except Exception:
-                        said = None  # a handler that fails refuses; there is nobody here who could take its exception
-                    answers.put(client_pb2.PromptAnswer(id=wire.id, text=said or "", refused=said is None))
+                        asker.withdraw(wire.id)
+                    else:
+                        asker.ask(wire.id, _convert.prompt(wire))
             except grpc.RpcError:
                 pass  # the daemon ended, or this Daemon was closed
             finally:
+                asker.close()
                 answers.put(None)
                 with self._lock:
                     self._prompt_call = None
@@ -487,6 +504,8 @@ class Attachment:
         self._inputs.put(client_pb2.AttachInput(open=open))
         self._call = session.stub.Attach(iter(self._inputs.get, None))
         self._closed = False
+        self._over = False  # the call
+        self._reading = threading.Lock()
 
     def __enter__(self) -> Attachment:
         return self
@@ -501,12 +520,16 @@ class Attachment:
         if self._closed:
             raise StopIteration
         try:
-            return _convert.output_event(next(self._call))
+            with self._reading:
+                output = next(self._call)
+            return _convert.output_event(output)
         except StopIteration:
+            self._over = True
             self.close()
             raise
         except grpc.RpcError as error:
             closed = self._closed
+            self._over = True
             self.close()
             if closed:
                 raise StopIteration from None
@@ -518,7 +541,8 @@ class Attachment:
         self._inputs.put(what)
 
     def write(self, what: Union[bytes, str]) -> None:
-        self._send(attach_input(what))
+        for message in attach_inputs(what):
+            self._send(message)
 
     def close_input(self) -> None:
         self._send(client_pb2.AttachInput(stdin_eof=True))
@@ -530,12 +554,25 @@ class Attachment:
         self._send(client_pb2.AttachInput(window=types_pb2.WindowSize(rows=rows, columns=columns)))
 
     def close(self) -> None:
+        """Returns when the daemon has taken what was written, or after some seconds."""
         if self._closed:
             return
         self._closed = True
         self._inputs.put(client_pb2.AttachInput(detach=True))
         self._inputs.put(None)
-        self._call.cancel()
+        limit = threading.Timer(DETACH_LIMIT, self._call.cancel)
+        limit.daemon = True
+        try:
+            if not self._over:
+                limit.start()
+                with self._reading:
+                    for _ in self._call:
+                        pass
+        except grpc.RpcError:
+            pass  # the job ended, or the connection; or it does not take its input
+        finally:
+            limit.cancel()
+            self._call.cancel()
 
 
 class Job:
@@ -775,7 +812,8 @@ class Daemon:
 
     def submit_many(self, specs: Iterable[CommandSpec]) -> List[Job]:
         """All or none."""
-        wires = [self._session.prepare(spec) for spec in specs]
+        uploads = _convert.Uploads()
+        wires = [self._session.prepare(spec, uploads) for spec in specs]
         ids = self._session.call("Submit", client_pb2.SubmitRequest(specs=wires)).ids
         if len(ids) != len(wires):
             raise InternalError(f"the daemon took {len(ids)} of {len(wires)} jobs")

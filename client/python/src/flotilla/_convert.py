@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass, fields
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type, TypeVar, Union
 
 from ._errors import BY_CODE, FlotillaError, InternalError, InvalidArgumentError, NotFoundError
 from ._types import (
@@ -21,7 +21,6 @@ from ._types import (
     JobState,
     NodeInfo,
     OutputEvent,
-    PathLike,
     PilotInfo,
     PilotSpec,
     PilotState,
@@ -82,62 +81,132 @@ def make_spec(kind: Type[Spec], first: str, given: Any, more: Mapping[str, Any])
 
 
 def resource_spec(spec: ResourceSpec) -> types_pb2.ResourceSpec:
-    return types_pb2.ResourceSpec(
-        name=spec.name,
-        location=spec.location,
-        driver=spec.driver,
-        gateway=spec.gateway,
-        scratch_dir=spec.scratch_dir,
-        env=dict(spec.env),
+    wire = types_pb2.ResourceSpec()
+    _put(
+        wire,
+        name=_text("name", spec.name),
+        location=_text("location", spec.location),
+        driver=_text("driver", spec.driver),
+        gateway=_text("gateway", spec.gateway),
+        scratch_dir=_text("scratch_dir", spec.scratch_dir),
+        env=_map("env", spec.env),
         setup=_texts("setup", spec.setup),
-        transport=spec.transport,
+        transport=_text("transport", spec.transport),
         hosts=_texts("hosts", spec.hosts),
-        options=dict(spec.options),
+        options=_map("options", spec.options),
         debug=spec.debug,
-        setup_timeout_ms=milliseconds(spec.setup_timeout),
+        setup_timeout_ms=_ms("setup_timeout", spec.setup_timeout),
     )
+    return wire
 
 
 def pilot_spec(spec: PilotSpec) -> types_pb2.PilotSpec:
-    return types_pb2.PilotSpec(
-        resource=spec.resource,
+    wire = types_pb2.PilotSpec()
+    idle = _ms("idle", spec.idle)
+    _put(
+        wire,
+        resource=_text("resource", spec.resource),
         node_count=spec.node_count,
         slots_per_node=spec.slots_per_node,
-        time_ms=milliseconds(spec.time),
-        label=spec.label,
-        options=dict(spec.options),
-        idle_ms=-1 if seconds(spec.idle) < 0 else milliseconds(spec.idle),
-        cutoff_ms=milliseconds(spec.cutoff),
+        time_ms=_ms("time", spec.time),
+        label=_text("label", spec.label),
+        options=_map("options", spec.options),
+        idle_ms=-1 if seconds(spec.idle) < 0 else idle,
+        cutoff_ms=_ms("cutoff", spec.cutoff),
         debug=spec.debug,
     )
+    return wire
 
 
-def _texts(name: str, given: Sequence[str]) -> List[str]:
+def _put(wire: Any, **given: Any) -> None:
+    """Each into the field of its name; what does not fit there is named."""
+    for name, value in given.items():
+        try:
+            if isinstance(value, dict):
+                getattr(wire, name).update(value)
+            elif isinstance(value, list):
+                getattr(wire, name).extend(value)
+            else:
+                setattr(wire, name, value)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"{name} cannot be {value!r}: {error}") from None
+
+
+def _text(name: str, given: Any, hint: str = "") -> str:
+    try:
+        text = os.fsdecode(given)
+    except TypeError:
+        raise InvalidArgumentError(f"{name} is no text: {given!r}", f"write {str(given)!r}" if isinstance(given, (int, float)) else hint) from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"{name} is not UTF-8: {given!r}", hint) from None
+    return text
+
+
+def _texts(name: str, given: Sequence[Any]) -> List[str]:
     if isinstance(given, (str, bytes)):
         raise InvalidArgumentError(f"{name} is one text, not a list of them: {given!r}", f"write [{given!r}]")
-    return [os.fspath(each) for each in given]
+    return [_text(f"{name}[{at}]", each) for at, each in enumerate(given)]
+
+
+def _map(name: str, given: Mapping[str, Any]) -> Dict[str, str]:
+    try:
+        items = dict(given).items()
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"{name} is no mapping of names to texts: {given!r}") from None
+    return {_text(f"a name in {name}", key): _text(f"{name}[{key!r}]", value) for key, value in items}
+
+
+def _ms(name: str, given: Seconds) -> int:
+    try:
+        return milliseconds(given)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidArgumentError(f"{name} is no number of seconds: {given!r}") from None
+
+
+def content(name: str, given: Any) -> bytes:
+    try:
+        return given.encode() if isinstance(given, str) else bytes(memoryview(given))
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"{name} is a text that is not UTF-8", "give it as bytes") from None
+    except TypeError:
+        raise InvalidArgumentError(f"{name} is neither bytes nor text: {type(given).__name__}") from None
+
+
+def _client_folder(working_folder: str) -> str:
+    try:
+        folder = os.getcwd()
+        folder.encode()
+    except OSError:  # it was removed
+        return ""
+    except UnicodeEncodeError:
+        if working_folder.startswith("/"):
+            return ""  # not needed
+        raise InvalidArgumentError(f"the folder that this program runs in is not UTF-8: {folder!r}", "give working_folder, or go elsewhere") from None
+    return folder
 
 
 def _common(spec: Union[CommandSpec, WorkerSpec]) -> types_pb2.JobSpec:
-    try:
-        folder = os.getcwd()
-    except OSError:  # it was removed
-        folder = ""
-    return types_pb2.JobSpec(
-        name=spec.name,
-        label=spec.label,
+    wire = types_pb2.JobSpec()
+    working_folder = _text("working_folder", spec.working_folder)
+    _put(
+        wire,
+        name=_text("name", spec.name),
+        label=_text("label", spec.label),
         processes=spec.processes,
         threads=spec.threads,
-        env=dict(spec.env),
-        working_folder=os.fspath(spec.working_folder),
-        client_folder=folder,
-        time_limit_ms=milliseconds(spec.time_limit),
-        queue_timeout_ms=milliseconds(spec.queue_timeout),
-        kill_grace_ms=milliseconds(spec.kill_grace),
+        env=_map("env", spec.env),
+        working_folder=working_folder,
+        client_folder=_client_folder(working_folder),
+        time_limit_ms=_ms("time_limit", spec.time_limit),
+        queue_timeout_ms=_ms("queue_timeout", spec.queue_timeout),
+        kill_grace_ms=_ms("kill_grace", spec.kill_grace),
         private_folder=spec.private_folder,
         debug=spec.debug,
         pilot=spec.pilot,
     )
+    return wire
 
 
 @dataclass(frozen=True)
@@ -145,7 +214,7 @@ class Blob:
     """The content of an input file, to be uploaded unless the daemon has it."""
 
     sha256: bytes
-    path: Optional[PathLike]
+    path: Optional[str]
     content: bytes
 
     def chunks(self) -> Iterator[client_pb2.BlobChunk]:
@@ -166,57 +235,75 @@ class Blob:
         return client_pb2.BlobChunk(sha256=self.sha256)
 
 
-def job_spec(spec: Union[CommandSpec, WorkerSpec]) -> Tuple[types_pb2.JobSpec, List[Blob]]:
+class Uploads:
+    """The input files of one call: one that many descriptions name is read once, and asked for once."""
+
+    def __init__(self) -> None:
+        self._digests: Dict[Tuple[object, ...], bytes] = {}
+        self._sent: Set[bytes] = set()
+
+    def is_new(self, blob: Blob) -> bool:
+        new = blob.sha256 not in self._sent
+        self._sent.add(blob.sha256)
+        return new
+
+    def read(self, file: InputFile) -> Tuple[Blob, int, int]:
+        """With size and mode."""
+        if file.path is None:
+            data = content("the content of an input file", file.content)
+            return Blob(hashlib.sha256(data).digest(), None, data), len(data), 0
+        try:
+            path = os.path.abspath(os.fsdecode(file.path))
+            with open(path, "rb") as opened:
+                info = os.fstat(opened.fileno())
+                if not stat.S_ISREG(info.st_mode):
+                    raise InvalidArgumentError(f"the input file {path} is not a regular file")
+                key = (path, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+                if key not in self._digests:
+                    digest = hashlib.sha256()
+                    while data := opened.read(BLOB_CHUNK):
+                        digest.update(data)
+                    self._digests[key] = digest.digest()
+        except TypeError:
+            raise InvalidArgumentError(f"an input file is no path: {file.path!r}") from None
+        except (OSError, ValueError) as error:
+            raise NotFoundError(f"cannot read the input file {os.fsdecode(file.path)!r}: {getattr(error, 'strerror', None) or error}") from None
+        return Blob(self._digests[key], path, b""), info.st_size, info.st_mode & 0o777
+
+
+def job_spec(spec: Union[CommandSpec, WorkerSpec], uploads: Uploads) -> Tuple[types_pb2.JobSpec, List[Blob]]:
     """What is submitted, and what has to be uploaded before."""
     wire = _common(spec)
     if isinstance(spec, CommandSpec):
-        command = wire.command
-        command.argv.extend(_texts("argv", spec.argv))
-        command.stdin_data = spec.standard_input.encode() if isinstance(spec.standard_input, str) else spec.standard_input
-        command.stdin_open = spec.open_input
-        command.stdout_file = os.fspath(spec.stdout_file)
-        command.stderr_file = os.fspath(spec.stderr_file)
-        command.merge_stderr = spec.merge_stderr
+        _put(
+            wire.command,
+            argv=_texts("argv", spec.argv),
+            stdin_data=content("standard_input", spec.standard_input),
+            stdin_open=spec.open_input,
+            stdout_file=_text("stdout_file", spec.stdout_file),
+            stderr_file=_text("stderr_file", spec.stderr_file),
+            merge_stderr=spec.merge_stderr,
+        )
     else:
-        wire.start_timeout_ms = milliseconds(spec.start_timeout)
-        worker = wire.worker
-        worker.executable = os.fspath(spec.executable)
-        worker.args.extend(_texts("args", spec.args))
-        worker.mpi = spec.mpi
-        worker.stdout_file = os.fspath(spec.stdout_file)
-        worker.stderr_file = os.fspath(spec.stderr_file)
+        wire.start_timeout_ms = _ms("start_timeout", spec.start_timeout)
+        _put(
+            wire.worker,
+            executable=_text("executable", spec.executable),
+            args=_texts("args", spec.args),
+            mpi=spec.mpi,
+            stdout_file=_text("stdout_file", spec.stdout_file),
+            stderr_file=_text("stderr_file", spec.stderr_file),
+        )
     blobs = []
     if isinstance(spec.files, (str, bytes, os.PathLike)):
         raise InvalidArgumentError(f"files is one path, not a list of them: {spec.files!r}", f"write [{spec.files!r}]")
     for each in spec.files:
         file = each if isinstance(each, InputFile) else InputFile(path=each)
-        blob, size, mode = _read(file)
-        name = file.name or (os.path.basename(os.fspath(file.path)) if file.path is not None else "")
-        wire.files.add(name=name, sha256=blob.sha256, size=size, mode=file.mode or mode)
+        blob, size, mode = uploads.read(file)
+        name = file.name or (os.path.basename(blob.path) if blob.path is not None else "")
+        _put(wire.files.add(), name=_text("the name of an input file", name, "give another: InputFile(path, name)"), sha256=blob.sha256, size=size, mode=file.mode or mode)
         blobs.append(blob)
     return wire, blobs
-
-
-def _read(file: InputFile) -> Tuple[Blob, int, int]:
-    if file.path is None:
-        content = file.content.encode() if isinstance(file.content, str) else bytes(file.content)
-        return Blob(hashlib.sha256(content).digest(), None, content), len(content), 0
-    digest = hashlib.sha256()
-    size = 0
-    try:
-        with open(file.path, "rb") as opened:
-            info = os.fstat(opened.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise InvalidArgumentError(f"the input file {os.fspath(file.path)} is not a regular file")
-            while True:
-                data = opened.read(BLOB_CHUNK)
-                if not data:
-                    break
-                digest.update(data)
-                size += len(data)
-    except OSError as error:
-        raise NotFoundError(f"cannot read the input file {os.fspath(file.path)}: {error.strerror}") from None
-    return Blob(digest.digest(), os.path.abspath(file.path), b""), size, info.st_mode & 0o777
 
 
 # ---- in
@@ -338,6 +425,13 @@ def test_step(wire: client_pb2.TestStep) -> TestStep:
 
 def prompt(wire: client_pb2.Prompt) -> Prompt:
     return Prompt(_of(_PROMPT_KINDS, wire.kind), wire.resource, wire.text, wire.fingerprint)
+
+
+def prompt_answer(id: int, said: Any) -> client_pb2.PromptAnswer:
+    try:
+        return client_pb2.PromptAnswer(id=id, text=said or "", refused=said is None)
+    except (TypeError, ValueError):  # a handler's answer that is no text
+        return client_pb2.PromptAnswer(id=id, refused=True)
 
 
 def output_event(wire: client_pb2.AttachOutput) -> OutputEvent:

@@ -9,13 +9,15 @@ import grpc
 from google.protobuf import message_factory
 
 from . import _convert
-from ._errors import CanceledError, FlotillaError, InternalError, TimedOutError, UnavailableError, VersionMismatchError
+from ._errors import CanceledError, FlotillaError, InternalError, ResourceExhaustedError, TimedOutError, UnavailableError, VersionMismatchError
 from .v1 import client_pb2, types_pb2
 
 PROTOCOL = 1
 RESTART_LIMIT = 30.0  # a daemon that restarts is back within this; a wait goes on with the new one
 DEAD_LIMIT = 1.5  # for an error message: longer is not waited for a daemon that is dead
 CAUSE_LIMIT = 6.0  # a pilot that is gone is noticed within 5 s
+
+LARGEST_REQUEST = 64 << 20  # bytes that a daemon takes
 
 CHANNEL_OPTIONS: List[Tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),  # a listing may be long
@@ -28,6 +30,15 @@ CHANNEL_OPTIONS: List[Tuple[str, Any]] = [
 
 def target(path: str) -> str:
     return "unix:" + os.path.abspath(path)
+
+
+def check_size(request: Any) -> None:
+    size = request.ByteSize()
+    if size > LARGEST_REQUEST:
+        raise ResourceExhaustedError(
+            f"the request has {size} bytes, a daemon takes {LARGEST_REQUEST}",
+            "give what is large as an input file; submit very many jobs in several calls",
+        )
 
 
 class Stub:

@@ -21,9 +21,10 @@ import grpc.aio
 from . import _convert, _rpc, _waits
 from ._channel import ChannelEnd, take
 from ._client import (
+    DETACH_LIMIT,
     Followed,
     WorkerChannel,
-    attach_input,
+    attach_inputs,
     deadline_of,
     explanation,
     left_until,
@@ -34,7 +35,7 @@ from ._client import (
     waited_pilot,
 )
 from ._errors import FailedPreconditionError, FlotillaError, InternalError, NotFoundError, TimedOutError, UnavailableError, WorkerFailedError
-from ._prompts import PromptHandler, choose
+from ._prompts import Asker, PromptHandler, choose
 from ._start import reach_daemon
 from ._types import (
     CommandSpec,
@@ -82,22 +83,26 @@ class Session:
 
     async def call(self, method: str, request: Any, timeout: Optional[float] = None, wait_for_ready: bool = False) -> Any:
         self.check_open()
+        _rpc.check_size(request)
         try:
             return await getattr(self.stub, method)(request, timeout=timeout, wait_for_ready=wait_for_ready)
         except grpc.aio.AioRpcError as error:
             raise _rpc.as_error(error) from None
 
-    async def call_through_restart(self, method: str, request: Any, restart_limit: float = _rpc.RESTART_LIMIT) -> Any:
+    async def call_through_restart(
+        self, method: str, request: Callable[[], Any], deadline: Optional[float], restart_limit: float = _rpc.RESTART_LIMIT
+    ) -> Any:
         lost_at: Optional[float] = None
         self.check_open()
         while True:
             try:
-                return await getattr(self.stub, method)(request)
+                return await getattr(self.stub, method)(request())
             except grpc.aio.AioRpcError as error:
                 lost_at = lost_at or time.monotonic()
                 if not _rpc.lost(error):
                     raise _rpc.as_error(error) from None
-                await self._await_daemon(error, lost_at + restart_limit)
+                limit = lost_at + restart_limit
+                await self._await_daemon(error, limit if deadline is None else min(limit, deadline))
 
     async def _await_daemon(self, error: grpc.aio.AioRpcError, deadline: float) -> None:
         while not self._closed and time.monotonic() < deadline:
@@ -128,11 +133,12 @@ class Session:
             if on_progress is not None:
                 on_progress(step.message, step.fraction)
 
-    async def prepare(self, spec: Union[CommandSpec, WorkerSpec]) -> types_pb2.JobSpec:
+    async def prepare(self, spec: Union[CommandSpec, WorkerSpec], uploads: Optional[_convert.Uploads] = None) -> types_pb2.JobSpec:
         self.check_open()
-        wire, blobs = await asyncio.get_running_loop().run_in_executor(None, _convert.job_spec, spec)  # it reads files
+        uploads = uploads or _convert.Uploads()
+        wire, blobs = await asyncio.get_running_loop().run_in_executor(None, _convert.job_spec, spec, uploads)  # it reads files
         try:
-            for blob in blobs:
+            for blob in filter(uploads.is_new, blobs):
                 if not (await self.stub.PutBlob(iter([blob.question()]))).present:
                     await self.stub.PutBlob(blob.chunks())
         except grpc.aio.AioRpcError as error:
@@ -148,7 +154,7 @@ class Session:
     async def wait_job(self, id: int, running: bool, deadline: Optional[float], restart_limit: float = _rpc.RESTART_LIMIT) -> JobInfo:
         async with self.watch(_waits.of_job(id)):
             while True:
-                reply = await self.call_through_restart("WaitJobs", wait_jobs_request([id], running, deadline), restart_limit)
+                reply = await self.call_through_restart("WaitJobs", lambda: wait_jobs_request([id], running, deadline), deadline, restart_limit)
                 info = waited_job(id, running, reply, deadline)
                 if info is not None:
                     return info
@@ -157,12 +163,12 @@ class Session:
         if not ids:
             return []
         async with self.watch(_waits.of_job(ids[-1])):
-            reply = await self.call_through_restart("WaitJobs", wait_jobs_request(ids, False, deadline))
+            reply = await self.call_through_restart("WaitJobs", lambda: wait_jobs_request(ids, False, deadline), deadline)
         return [_convert.job_info(job) for job in reply.jobs]
 
     async def wait_pilot(self, id: int, ended: bool, deadline: Optional[float]) -> PilotInfo:
         while True:
-            reply = await self.call_through_restart("WaitPilots", wait_pilots_request(id, ended, deadline))
+            reply = await self.call_through_restart("WaitPilots", lambda: wait_pilots_request(id, ended, deadline), deadline)
             info = waited_pilot(id, ended, reply, deadline)
             if info is not None:
                 return info
@@ -174,6 +180,7 @@ class Session:
 
     async def _follow(self, followed: Followed, deadline: Optional[float]) -> AsyncIterator[Tuple[int, bytes]]:
         self.check_open()
+        _rpc.check_size(followed.open)
         lost_at: Optional[float] = None
         while True:
             call = self.stub.Attach(timeout=left_until(deadline))
@@ -229,24 +236,39 @@ class Session:
         self._prompt_task = asyncio.get_running_loop().create_task(self._run_prompts(handler))
 
     async def _run_prompts(self, handler: Optional[PromptHandler]) -> None:
+        loop = asyncio.get_running_loop()
+        answers: asyncio.Queue[client_pb2.PromptAnswer] = asyncio.Queue()
+
+        def answer(id: int, said: Optional[str]) -> None:  # on the asker's thread
+            try:
+                loop.call_soon_threadsafe(answers.put_nowait, _convert.prompt_answer(id, said))
+            except RuntimeError:
+                pass  # the loop was closed meanwhile
+
+        asker = Asker(handler, answer)
         call = self.stub.Prompts()
+        sending = loop.create_task(self._send_answers(call, answers))
         try:
-            await call.write(client_pb2.PromptAnswer(accept_new_host_keys=self._accept_new_host_keys))
             async for wire in call:
                 if wire.withdrawn:
-                    continue
-                said: Optional[str] = None
-                if handler is not None:
-                    try:
-                        said = await asyncio.get_running_loop().run_in_executor(None, handler, _convert.prompt(wire))
-                    except Exception:
-                        said = None  # a handler that fails refuses; there is nobody here who could take its exception
-                await call.write(client_pb2.PromptAnswer(id=wire.id, text=said or "", refused=said is None))
+                    asker.withdraw(wire.id)
+                else:
+                    asker.ask(wire.id, _convert.prompt(wire))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the daemon ended
         finally:
+            asker.close()
+            sending.cancel()
             call.cancel()
             self._prompt_task = None
+
+    async def _send_answers(self, call: Any, answers: asyncio.Queue[client_pb2.PromptAnswer]) -> None:
+        try:
+            await call.write(client_pb2.PromptAnswer(accept_new_host_keys=self._accept_new_host_keys))
+            while True:
+                await call.write(await answers.get())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # who reads is told too
 
 
 class _Watched:
@@ -361,12 +383,14 @@ class Attachment:
         self._open: Optional[client_pb2.AttachInput] = client_pb2.AttachInput(open=open)
         self._call = session.stub.Attach()
         self._closed = False
+        self._over = False  # the call
+        self._reading = asyncio.Lock()
 
     async def __aenter__(self) -> Attachment:
         return self
 
     async def __aexit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]) -> None:
-        self.close()
+        await self.close()
 
     def __aiter__(self) -> AsyncIterator[OutputEvent]:
         return self
@@ -381,20 +405,17 @@ class Attachment:
             raise StopAsyncIteration
         try:
             await self._start()
-            output = await self._call.read()
+            async with self._reading:
+                output = await self._call.read()
+            if output is not grpc.aio.EOF:
+                return _convert.output_event(output)
+            error = None if await self._call.code() == grpc.StatusCode.OK else await _status_of(self._call)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as raised:
             error = raised if isinstance(raised, grpc.aio.AioRpcError) else await _status_of(self._call)
-            self.close()
-            raise _rpc.as_error(error) from None
-        if output is grpc.aio.EOF:
-            code = await self._call.code()
-            if code != grpc.StatusCode.OK:
-                error = await _status_of(self._call)
-                self.close()
-                raise _rpc.as_error(error)
-            self.close()
+        self._closed = self._over = True
+        if error is None:
             raise StopAsyncIteration
-        return _convert.output_event(output)
+        raise _rpc.as_error(error) from None
 
     async def _send(self, what: client_pb2.AttachInput) -> None:
         try:
@@ -407,7 +428,8 @@ class Attachment:
         raise FailedPreconditionError("the job has ended, or the connection to it: no input can be sent")
 
     async def write(self, what: Union[bytes, str]) -> None:
-        await self._send(attach_input(what))
+        for message in attach_inputs(what):
+            await self._send(message)
 
     async def close_input(self) -> None:
         await self._send(client_pb2.AttachInput(stdin_eof=True))
@@ -418,10 +440,24 @@ class Attachment:
     async def resize(self, rows: int, columns: int) -> None:
         await self._send(client_pb2.AttachInput(window=types_pb2.WindowSize(rows=rows, columns=columns)))
 
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._call.cancel()
+    async def close(self) -> None:
+        """Returns when the daemon has taken what was written, or after some seconds."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._open is None and not self._over and not self._call.done():
+            try:
+                await asyncio.wait_for(self._detach(), DETACH_LIMIT)
+            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, asyncio.TimeoutError):
+                pass  # the job ended, or the connection; or it does not take its input
+        self._call.cancel()
+
+    async def _detach(self) -> None:
+        await self._call.write(client_pb2.AttachInput(detach=True))
+        await self._call.done_writing()
+        async with self._reading:
+            while await self._call.read() is not grpc.aio.EOF:
+                pass
 
 
 class Job:
@@ -472,6 +508,8 @@ class Worker(WorkerChannel):
         super().__init__(id, taken[0], taken[1], ChannelEnd(taken[2]))
         self._session = session
         self._loop = asyncio.get_running_loop()
+        self._news: Optional[asyncio.Future[None]] = None  # shared by all who wait for what the control connection says
+        self._exits = 0  # who wait
 
     def __repr__(self) -> str:
         return f"Worker({self.id})"
@@ -494,15 +532,45 @@ class Worker(WorkerChannel):
 
     async def exit(self, limit: Optional[Seconds] = 0) -> Optional[ExitReason]:
         deadline = deadline_of(limit)
-        if self._end.known() is None and not self.closed:
-            await _readable(self._end.fileno(), left_until(deadline))
         try:
-            return self._end.read(time.monotonic())
+            while True:
+                reason = self._end.read(time.monotonic())
+                left = left_until(deadline)
+                if reason is not None or self.closed or left == 0:
+                    return reason
+                await self._wait_for_news(left)
         except UnavailableError as gone:
             try:
                 return await self._journalled_exit(deadline, _rpc.RESTART_LIMIT)
             except FlotillaError:
                 return self._end.settle(lost_worker(self.id, gone))
+
+    async def _wait_for_news(self, limit: Optional[float]) -> None:
+        """Until the control connection says something, this is closed, or the time is over."""
+        if self._news is None:
+            self._news = self._loop.create_future()
+            self._loop.add_reader(self._end.fileno(), self._wake)
+        self._exits += 1
+        try:
+            await asyncio.wait([self._news], timeout=limit)
+        finally:
+            self._exits -= 1
+            if not self._exits:
+                self._wake()
+
+    def _wake(self) -> None:
+        if self._news is None:
+            return
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._end.fileno())
+            if not self._news.done():
+                self._news.set_result(None)
+        self._news = None
+
+    def close(self) -> None:
+        """Ends the worker."""
+        self._wake()
+        super().close()
 
     async def _journalled_exit(self, deadline: Optional[float], restart_limit: float) -> ExitReason:
         at_least = time.monotonic() + _rpc.CAUSE_LIMIT
@@ -541,24 +609,6 @@ def _running_loop() -> Optional[asyncio.AbstractEventLoop]:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-async def _readable(fd: int, limit: Optional[float]) -> None:
-    """Until there is something to read, or the time is over."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def on_readable() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(fd, on_readable)
-    try:
-        await asyncio.wait_for(ready, limit)
-    except asyncio.TimeoutError:
-        pass
-    finally:
-        loop.remove_reader(fd)
 
 
 class Daemon:
@@ -641,7 +691,8 @@ class Daemon:
         return (await self.submit_many([_convert.make_spec(CommandSpec, "argv", spec, more)]))[0]
 
     async def submit_many(self, specs: Iterable[CommandSpec]) -> List[Job]:
-        wires = [await self._session.prepare(spec) for spec in specs]
+        uploads = _convert.Uploads()
+        wires = [await self._session.prepare(spec, uploads) for spec in specs]
         ids = (await self._session.call("Submit", client_pb2.SubmitRequest(specs=wires))).ids
         if len(ids) != len(wires):
             raise InternalError(f"the daemon took {len(ids)} of {len(wires)} jobs")
