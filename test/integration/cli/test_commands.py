@@ -294,7 +294,7 @@ def test_submit_wait_logs(cli):
     fields = next(fields for line in lines if (fields := line.split())[0] == number)
     assert fields[1] == "failed" and "made" in fields
     assert str(number) in cli.run("job", "list", "--all", "--state", "failed").out
-    assert cli.run("job", "list", "--state", "finished", "--limit", "1").out.count("\n") <= 1
+    assert cli.run("job", "list", "--state", "finished", "--limit", "1").out.count("\n") <= 2  # with the heading
     (cli.work / "in.txt").write_text("from a file\n")
     fed = cli.run("submit", "--stdin", "in.txt", "--wait", "--", "cat").out.strip()
     assert cli.run("job", "logs", fed).out == "from a file\n"
