@@ -36,15 +36,21 @@ fs::path home_dir() {
   return "/";
 }
 
+// One spelling for each place: the runtime directory's name is made of the state directory's, by clients in other languages too.
+static fs::path plain(const fs::path& path) {
+  fs::path normal = fs::absolute(path).lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();  // without a slash at the end
+}
+
 fs::path state_dir() {
-  if (const char* dir = std::getenv("FLOTILLA_STATE_DIR"); dir && *dir) return fs::absolute(dir);
+  if (const char* dir = std::getenv("FLOTILLA_STATE_DIR"); dir && *dir) return plain(dir);
   const char* xdg = std::getenv("XDG_STATE_HOME");
   const fs::path base = xdg && *xdg == '/' ? fs::path(xdg) : home_dir() / ".local" / "state";
-  return base / "flotilla" / host_name();
+  return plain(base / "flotilla" / host_name());
 }
 
 fs::path config_file() {
-  if (const char* file = std::getenv("FLOTILLA_CONFIG"); file && *file) return fs::absolute(file);
+  if (const char* file = std::getenv("FLOTILLA_CONFIG"); file && *file) return plain(file);
   const char* xdg = std::getenv("XDG_CONFIG_HOME");
   const fs::path base = xdg && *xdg == '/' ? fs::path(xdg) : home_dir() / ".config";
   return base / "flotilla" / "config.toml";
@@ -58,7 +64,7 @@ fs::path runtime_dir_for(const fs::path& state) {
 }
 
 fs::path runtime_dir() {
-  if (const char* dir = std::getenv("FLOTILLA_RUNTIME_DIR"); dir && *dir) return fs::absolute(dir);
+  if (const char* dir = std::getenv("FLOTILLA_RUNTIME_DIR"); dir && *dir) return plain(dir);
   return runtime_dir_for(state_dir());
 }
 

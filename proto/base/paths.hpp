@@ -15,6 +15,7 @@ std::string host_name();           // short name of this machine
 std::string boot_id();             // of the running kernel, "" where it cannot be read
 std::filesystem::path home_dir();  // $HOME, else what the user database says
 
+// Absolute, without ".", ".." and superfluous slashes; symbolic links are not followed.
 std::filesystem::path state_dir();
 std::filesystem::path config_file();
 // The directory of the sockets of this user's instance on this host: the hash is of the state directory, so that

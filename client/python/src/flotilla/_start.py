@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from ._errors import InvalidArgumentError, PermissionDeniedError, UnavailableError
 
@@ -22,8 +22,11 @@ def _home() -> Path:
     return Path(home) if home.startswith("/") else Path(pwd.getpwuid(os.getuid()).pw_dir)
 
 
-def _absolute(path: str) -> Path:
-    return Path(os.path.join(os.getcwd(), path))
+def _plain(path: Union[str, Path]) -> Path:
+    """One spelling for each place, as proto/base/paths.cpp has it: the runtime directory's name is made of the state directory's."""
+    path = os.fspath(path)
+    absolute = path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    return Path(os.path.normpath("/" + absolute.lstrip("/")))  # two slashes in front would stay
 
 
 def host_name() -> str:
@@ -33,17 +36,17 @@ def host_name() -> str:
 def state_dir() -> Path:
     given = os.environ.get("FLOTILLA_STATE_DIR")
     if given:
-        return _absolute(given)
+        return _plain(given)
     xdg = os.environ.get("XDG_STATE_HOME", "")
     base = Path(xdg) if xdg.startswith("/") else _home() / ".local" / "state"
-    return base / "flotilla" / host_name()
+    return _plain(base / "flotilla" / host_name())
 
 
 def runtime_dir() -> Path:
     given = os.environ.get("FLOTILLA_RUNTIME_DIR")
     if given:
-        return _absolute(given)
-    key = f"{state_dir()}\n{host_name()}".encode()
+        return _plain(given)
+    key = os.fsencode(f"{state_dir()}\n{host_name()}")
     return Path(f"/tmp/fl-{os.getuid()}-{hashlib.sha256(key).hexdigest()[:8]}")
 
 
