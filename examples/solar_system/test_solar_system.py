@@ -7,8 +7,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "test/python")]
-numpy = pytest.importorskip("numpy")
 
+import numpy  # noqa: E402
 from sdk_support import WORKER_PY, StartedWorker, build_cpp  # noqa: E402
 
 from flotilla.code import CallError, CodeError, RemoteCode  # noqa: E402
@@ -153,8 +153,6 @@ def test_a_star_loses_mass(star):
 
 @pytest.fixture(scope="module")
 def ephemeris():
-    pytest.importorskip("de421")
-    pytest.importorskip("jplephem")
     from model import Ephemeris
 
     return Ephemeris()

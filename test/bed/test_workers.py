@@ -117,9 +117,8 @@ def test_a_closing_client_ends_its_worker(bed, cluster, label, way):
 
 
 def test_an_mpi_worker(bed, flotilla):
-    worker = next((p for p in (programs().parent.rglob("sdk_echo_worker_mpi") if programs() else ())), None)
-    if worker is None:
-        pytest.skip("the MPI worker of the SDK's tests is not built")
+    worker = next(programs().parent.rglob("sdk_echo_worker_mpi"), None)
+    assert worker is not None, "the MPI worker of the SDK's tests is not built"
     flotilla.add_cluster("front")
     flotilla.start_pilot("front", "--slots", "4")
     flotilla.python(f"""
@@ -141,8 +140,7 @@ def _solar(flotilla, *options):
 
 
 def test_the_example_with_its_workers_on_the_nodes(cluster):
-    if not (programs() / "gravity_worker").exists():
-        pytest.skip("gravity_worker is not built")
+    assert (programs() / "gravity_worker").exists(), "gravity_worker is not built"
     here = _solar(cluster)
     there = _solar(cluster, "--on-gravity", "at-nodes", "--mass-loss", "--on-star", "at-front")
     assert abs(here["energy_error"]) < 1e-8

@@ -139,7 +139,6 @@ def shared_place():
 
 @pytest.fixture(scope="module")
 def daemon(shared_place):
-    pytest.importorskip("grpc")
     import flotilla
 
     with flotilla.Daemon() as daemon:

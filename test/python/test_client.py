@@ -17,8 +17,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("grpc")
-
 import flotilla
 import flotilla.aio
 from flotilla import ExitKind, InputFile, JobState
@@ -217,7 +215,7 @@ def test_cancel_signal_and_limits(daemon):
     assert job.wait(30).state is JobState.CANCELED
 
     job = daemon.submit(["sleep", "600"])
-    job.wait_running(30)
+    assert job.wait_running_async(30).result(40).state is JobState.RUNNING
     job.signal(signal.SIGUSR1)
     ended = job.wait(30)
     assert ended.exit.kind is ExitKind.SIGNALED and ended.exit.signal == signal.SIGUSR1
@@ -326,7 +324,10 @@ def test_many_jobs_at_once(daemon):
     assert [future.result(90).text for future in futures] == [f"{number}\n" for number in range(50)]
     with pytest.raises(flotilla.NotFoundError):
         daemon.job(10**9)
-    assert {job.id for job in jobs} <= {info.id for info in daemon.jobs()}
+    ids = [info.id for info in daemon.jobs()]
+    assert {job.id for job in jobs} <= set(ids) and ids == sorted(ids)  # the newest at the end
+    assert [info.id for info in daemon.jobs(3)] == ids[-3:]
+    assert [info.id for info in daemon.wait_all_async(jobs[:2]).result(30)] == [job.id for job in jobs[:2]]
 
 
 # ---- workers

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 
+import numpy
 import pytest
 
 from sdk_support import ROOT, WORKER_PY, WORKERS, StartedWorker, build_cpp
@@ -19,8 +20,6 @@ from flotilla import code as code_module
 from flotilla import worker as worker_module
 from flotilla.code import CallError, ChannelClosed, CodeError, MessageError, RemoteCode, Unit, wait_all, wait_any
 from flotilla.worker import Header, MessageStream, WorkerProgram, format_header, function_id, parse_header
-
-numpy = pytest.importorskip("numpy")
 
 
 @pytest.fixture(scope="session")
@@ -509,3 +508,32 @@ def test_without_numpy_arrays_are_memoryviews(cpp_worker, monkeypatch):
         code.double_all(array.array("d", [1, 2]), out=out)
         assert list(out) == [2.0, 4.0]
         assert code.echo_all(1.5, "zwei", 3, True, 2**40, 2.5, 9) == (2.5, 2**40, True, 3, "zwei", 1.5, 9)
+
+
+def test_ranks_that_wait_sleep_between_two_looks(monkeypatch):
+    """A rank whose polling interval is set looks whether rank 0 has something, and sleeps; the ranks are played."""
+    done = []
+
+    class Barrier:
+        looks = 0
+
+        def Test(self):
+            self.looks += 1
+            return self.looks > 3
+
+    class Comm:
+        def Ibarrier(self):
+            done.append("barrier")
+            return Barrier()
+
+        def bcast(self, given, root):
+            done.append("bcast")
+            return None, 0
+
+    monkeypatch.setattr(worker_module.time, "sleep", done.append)
+    program = WorkerProgram()
+    program.rank, program.ranks, program._comm = 1, 2, Comm()
+    assert program.serve(None) == 0 and done == ["bcast"]
+    done.clear()
+    program._set_polling_interval(500)
+    assert program.serve(None) == 0 and done == ["barrier", 0.0005, 0.0005, 0.0005, "bcast"]

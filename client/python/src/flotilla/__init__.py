@@ -10,7 +10,8 @@
             gravity = flotilla.RemoteCode(worker)
             gravity.evolve_model(10.0)
 
-Every call that waits has a twin with ``_async`` that returns a concurrent.futures.Future; flotilla.aio has the same classes for asyncio.
+Calls that wait for a job, a pilot, a login or a worker's start have a twin with ``_async`` that returns a concurrent.futures.Future; in
+flotilla.aio, which has the same classes for asyncio, all are awaited.
 What goes wrong is raised as a FlotillaError. For people who write codes: flotilla.worker, which needs nothing but the standard library.
 """
 
@@ -67,11 +68,13 @@ _HOMES = {
     ),
     "code": ("CallError", "ChannelClosed", "CodeError", "MessageError", "PendingCall", "RemoteCode", "wait_all", "wait_any"),
 }
+_MODULES = ("aio", "code", "worker")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
+    from . import aio, code, worker
     from ._client import Attachment, Daemon, Job, Pilot, Resource, Worker
     from ._errors import (
         AlreadyExistsError,
@@ -121,15 +124,17 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'flotilla' has no attribute '{name}'")
-    from importlib import import_module
-
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> List[str]:
-    return sorted([*globals(), *_HOME_OF])
+    return sorted({*globals(), *_HOME_OF, *_MODULES})

@@ -629,6 +629,9 @@ class Job:
     def wait_async(self, limit: Optional[Seconds] = None) -> Future[JobInfo]:
         return in_thread(lambda: self.wait(limit), f"job {self.id}")
 
+    def wait_running_async(self, limit: Optional[Seconds] = None) -> Future[JobInfo]:
+        return in_thread(lambda: self.wait_running(limit), f"job {self.id}")
+
     def result_async(self, limit: Optional[Seconds] = None) -> Future[JobResult]:
         return in_thread(lambda: self.result(limit), f"job {self.id}")
 
@@ -834,7 +837,7 @@ class Daemon:
         return job
 
     def jobs(self, limit: int = 0) -> List[JobInfo]:
-        """Newest first; 0 = all."""
+        """Oldest first; a limit leaves the newest, 0 = all."""
         return [_convert.job_info(each) for each in self._session.call("ListJobs", client_pb2.ListJobsRequest(limit=limit)).jobs]
 
     def start_worker(self, spec: Union[WorkerSpec, str], args: Optional[Sequence[str]] = None, **more: Any) -> Worker:
@@ -856,6 +859,9 @@ class Daemon:
 
     def submit_async(self, spec: Union[CommandSpec, Sequence[str]], **more: Any) -> Future[Job]:
         return in_thread(lambda: self.submit(spec, **more), "submit")
+
+    def wait_all_async(self, jobs: Iterable[Job], limit: Optional[Seconds] = None) -> Future[List[JobInfo]]:
+        return in_thread(lambda: self.wait_all(jobs, limit), "wait for jobs")
 
     def run_async(self, spec: Union[CommandSpec, Sequence[str]], **more: Any) -> Future[JobResult]:
         return in_thread(lambda: self.run(spec, **more), "run")

@@ -29,6 +29,7 @@ import os
 import socket
 import struct
 import sys
+import time
 import traceback
 import zlib
 from array import array
@@ -658,6 +659,11 @@ class WorkerProgram:
         plain = None
         if message is not None:
             plain = (message.header, [bytes(raw(block)) for block in message.blocks], message.strings, message.units)
+        if self._polling_interval_us:  # the same on all ranks; bcast() by itself would keep their processors busy
+            begun = self._comm.Ibarrier()
+            while not begun.Test():
+                if self.rank != 0:
+                    time.sleep(self._polling_interval_us / 1e6)
         plain, code = self._comm.bcast((plain, code), root=0)
         if self.rank == 0 or plain is None:
             return message, code
