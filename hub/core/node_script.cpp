@@ -25,6 +25,11 @@ std::string inside_double(std::string_view text) {
   return out;
 }
 
+// own PATH: a directory or file (no link) of ours that nobody else may write. In /tmp anybody may have made it before us,
+// with a program of his in it.
+constexpr std::string_view own_function =
+    "own() { ls -ldn \"$1\" 2>/dev/null | { read -r m n o r; case $m in [d-]????-??-*) [ \"$o\" = \"$u\" ];; *) false;; esac; }; }; ";
+
 // Where a copy of the agent may lie, in this order: home directories may be full or noexec, /tmp too. In a variable list for sh.
 std::string copy_places(const Agent& agent) {
   const std::string name = "flotilla-agent-" + agent.sha256.substr(0, 16);
@@ -65,20 +70,22 @@ std::vector<std::string> ssh_argv(const std::string& host, int connect_timeout_s
 
 std::string start_command(const Agent& agent) {
   // The agent is taken only if it runs and says that it is the one: a file system may be noexec, a copy cut short.
-  const std::string script = "u=$(id -u); a=; for p in \"" + inside_double(agent.path) + "\" " + copy_places(agent) +
-                             "; do if [ -x \"$p\" ] && [ \"$(\"$p\" --version 2>/dev/null </dev/null)\" = \"" + inside_double(agent.build) +
-                             "\" ]; then a=$p; break; fi; done; m=$(uname -m); "
-                             "if [ -z \"$a\" ]; then echo \"FLOTILLA-NODE 1 need $m ${SSH_CONNECTION:-}\"; exit 0; fi; "
-                             "echo \"FLOTILLA-NODE 1 have $m ${SSH_CONNECTION:-}\"; "
-                             "read -r go || exit 0; [ \"$go\" = go ] || exit 0; exec \"$a\" pilot";
+  const std::string script =
+      "u=$(id -u); " + std::string(own_function) + "a=; for p in \"" + inside_double(agent.path) + "\" " + copy_places(agent) +
+      "; do if [ -x \"$p\" ] && own \"${p%/*}\" && own \"$p\" && [ \"$(\"$p\" --version 2>/dev/null </dev/null)\" = \"" +
+      inside_double(agent.build) +
+      "\" ]; then a=$p; break; fi; done; m=$(uname -m); "
+      "if [ -z \"$a\" ]; then echo \"FLOTILLA-NODE 1 need $m ${SSH_CONNECTION:-}\"; exit 0; fi; "
+      "echo \"FLOTILLA-NODE 1 have $m ${SSH_CONNECTION:-}\"; "
+      "read -r go || exit 0; [ \"$go\" = go ] || exit 0; exec \"$a\" pilot";
   return "exec sh -c " + quoted(script);
 }
 
 std::string store_command(const Agent& agent) {
   // stdin is read once, so the place is chosen before: one where a small script runs.
-  const std::string script = "umask 077; u=$(id -u); for p in " + copy_places(agent) +
+  const std::string script = "umask 077; u=$(id -u); " + std::string(own_function) + "for p in " + copy_places(agent) +
                              "; do d=${p%/*}; mkdir -p \"$d\" 2>/dev/null || continue; "
-                             "if [ \"$(ls -ldn \"$d\" | { read -r x y z r; echo \"$z\"; })\" != \"$u\" ]; then continue; fi; "
+                             "own \"$d\" || { chmod go-w \"$d\" 2>/dev/null && own \"$d\"; } || continue; "
                              "t=\"$d/.try.$$\"; { echo \"#!/bin/sh\"; echo \"exit 0\"; } >\"$t\" 2>/dev/null && chmod 700 \"$t\" && \"$t\" "
                              "2>/dev/null; r=$?; rm -f \"$t\"; "
                              "[ \"$r\" = 0 ] || continue; "

@@ -1,8 +1,47 @@
 #include "hub/core/node_script.hpp"
 
+#include <stdlib.h>
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 
 using namespace flotilla::hub;
+namespace fs = std::filesystem;
+
+namespace {
+
+// A node's shell with a home of its own, where `id` says what the test wants.
+struct NodeShell {
+  NodeShell() {
+    char name[] = "/tmp/flnode-XXXXXX";
+    dir = mkdtemp(name);
+    fs::create_directories(dir / "bin");
+    be(std::to_string(getuid()));
+  }
+  ~NodeShell() { fs::remove_all(dir); }
+  static void program(const fs::path& file, const std::string& script) {
+    std::ofstream(file) << "#!/bin/sh\n" << script << "\n";
+    fs::permissions(file, fs::perms::owner_all);
+  }
+  void be(const std::string& uid) { program(dir / "bin" / "id", "echo " + uid); }
+  std::string run(const std::string& command) {
+    std::ofstream(dir / "command") << command << "\n";
+    const std::string line =
+        "HOME=" + dir.string() + "/home PATH=" + dir.string() + "/bin:$PATH sh " + dir.string() + "/command </dev/null";
+    FILE* pipe = popen(line.c_str(), "r");
+    std::string out;
+    char buffer[4096];
+    for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.append(buffer, n);
+    pclose(pipe);
+    return out;
+  }
+  fs::path dir;
+};
+
+}  // namespace
 
 TEST_CASE("STARTED is read, and nothing that looks like it") {
   const auto started = parse_started("STARTED 12 34");
@@ -62,6 +101,49 @@ TEST_CASE("the commands are one line that csh takes as well as sh") {
     CHECK(command.find('\n') == std::string::npos);
     CHECK(command.find("! ") == std::string::npos);
     CHECK(command.starts_with("exec sh -c '"));
+  }
+}
+
+TEST_CASE("an agent is run on a node only where nobody else could have put it") {
+  NodeShell node;
+  const Agent agent{(node.dir / "nowhere" / "agent").string(), std::string(64, 'a'), "0.1.0+abc"};
+  const std::string name = "flotilla-agent-" + agent.sha256.substr(0, 16);
+  const auto has_run = node.dir / "has-run";
+  const std::string program = "touch " + has_run.string() + "; echo '" + agent.build + "'";
+  const auto have = [&] { return node.run(start_command(agent)).starts_with("FLOTILLA-NODE 1 have "); };
+  const auto home = node.dir / "home/.cache/flotilla";
+  fs::create_directories(home);
+  fs::permissions(home, fs::perms::owner_all);
+  NodeShell::program(home / name, program);
+  SECTION("ours") {
+    CHECK(have());
+    CHECK(fs::exists(has_run));
+  }
+  SECTION("a directory that others may write, until it is stored anew") {
+    fs::permissions(home, fs::perms::all);
+    CHECK_FALSE(have());
+    CHECK_FALSE(fs::exists(has_run));
+    CHECK(node.run(store_command(agent)).find("STORED " + (home / name).string()) != std::string::npos);
+    CHECK((fs::status(home).permissions() & (fs::perms::group_write | fs::perms::others_write)) == fs::perms::none);
+  }
+  SECTION("a file that others may write") {
+    fs::permissions(home / name, fs::perms::all);
+    CHECK_FALSE(have());
+    CHECK_FALSE(fs::exists(has_run));
+  }
+  SECTION("a directory of somebody else") {
+    const std::string uid = "4" + std::to_string(1'000'000'000 + getpid());
+    const fs::path place = "/tmp/flotilla-" + uid;
+    fs::create_directories(place);
+    NodeShell::program(place / name, program);
+    fs::remove_all(home);
+    node.be(uid);
+    CHECK_FALSE(have());
+    CHECK_FALSE(fs::exists(has_run));
+    // Nor is anything stored there.
+    CHECK(node.run(store_command(agent)).find("STORED") == std::string::npos);
+    fs::remove_all(place);
+    fs::remove_all("/dev/shm/flotilla-" + uid);
   }
 }
 
