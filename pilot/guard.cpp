@@ -105,8 +105,8 @@ class Guard {
 
     if (!spawn_pilot()) return 1;
     std::string cause = watch(signals.get());
-    end_all_descendants(marks());
-    note(cause);
+    end_all_descendants(marks(), 0, [this](pid_t pid) { note("process " + std::to_string(pid) + " cannot be killed; it is tried again"); });
+    note(cause + "; no process of it is left");
     for (const auto& path : remove_) {
       std::error_code ignored;
       std::filesystem::remove_all(path, ignored);
@@ -233,7 +233,7 @@ class Guard {
     }
   }
 
-  void note(const std::string& cause) {
+  void note(const std::string& text) {
     if (log_.empty()) return;
     unique_fd log(open(log_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
     if (!log) return;
@@ -242,7 +242,7 @@ class Guard {
     std::tm parts{};
     localtime_r(&now, &parts);
     std::strftime(moment, sizeof moment, "%Y-%m-%d %H:%M:%S", &parts);
-    write_all(log.get(), std::string(moment) + ".000 info guard: " + cause + "; no process of it is left\n");
+    write_all(log.get(), std::string(moment) + ".000 info guard: " + text + "\n");
   }
 
   const v1::PilotStart& start_;

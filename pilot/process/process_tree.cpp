@@ -146,31 +146,36 @@ const std::vector<pid_t>& Children::list() {
   return pids_;
 }
 
-void end_all_descendants(const std::vector<std::string>& marks, pid_t spare) {
+void end_all_descendants(const std::vector<std::string>& marks, pid_t spare, const std::function<void(pid_t)>& on_stuck) {
   const pid_t self = getpid();
-  // A process that cannot be killed at once (it sits in the kernel) is tried again after this.
-  constexpr timespec retry{0, 5'000'000};
-  for (;;) {
+  // What cannot be killed at once (it sits in the kernel, may be for hours) is tried again, ever more seldom.
+  for (DeathWait wait;;) {
     const auto all = list_processes();
     auto doomed = tree_below(all, {self});
     if (!marks.empty())
       for (const auto& entry : all)
         if (has_environment(entry.pid, marks)) doomed.push_back(entry.pid);
-    bool left = false;
+    pid_t left = 0;
     for (pid_t pid : doomed) {
       if (pid == self || pid == spare || pid == 1) continue;
-      if (kill(pid, SIGKILL) == 0) left = true;
+      if (kill(pid, SIGKILL) == 0) left = pid;
     }
     bool childless = false;
     for (;;) {
       const pid_t reaped = waitpid(-1, nullptr, WNOHANG | __WALL);
-      if (reaped > 0) continue;
+      if (reaped > 0) {
+        wait = {};
+        continue;
+      }
       if (reaped < 0 && errno == EINTR) continue;
       childless = reaped < 0;
       break;
     }
     if (childless && !left) return;
-    ppoll(nullptr, 0, &retry, nullptr);
+    const auto time = wait.next();
+    if (wait.first_long() && on_stuck) on_stuck(left);
+    const timespec pause{time.count() / 1000, time.count() % 1000 * 1'000'000};
+    ppoll(nullptr, 0, &pause, nullptr);
   }
 }
 

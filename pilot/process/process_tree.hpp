@@ -3,6 +3,8 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -40,8 +42,27 @@ class Children {
   std::vector<pid_t> pids_;
 };
 
+// How long to wait before the n-th look at what does not die. Each look walks through all of /proc.
+class DeathWait {
+ public:
+  std::chrono::milliseconds next() {
+    const auto wait = wait_;
+    wait_ = std::min(2 * wait_, longest);
+    looks_ += looks_ < long_looks + 1;
+    return wait;
+  }
+  bool first_long() const { return looks_ == long_looks; }  // a killed process is gone long before
+
+ private:
+  static constexpr std::chrono::milliseconds longest{1000};
+  static constexpr int long_looks = 10;
+  std::chrono::milliseconds wait_{5};
+  int looks_ = 0;
+};
+
 // Ends every descendant of this process (a subreaper), and every process whose environment has all of `marks`, itself
-// excepted, and `spare`; returns when none is left. SIGKILL, again until it holds.
-void end_all_descendants(const std::vector<std::string>& marks, pid_t spare = 0);
+// excepted, and `spare`; returns when none is left. SIGKILL, again until it holds. `on_stuck` is told, once, of one that
+// stays alive.
+void end_all_descendants(const std::vector<std::string>& marks, pid_t spare = 0, const std::function<void(pid_t)>& on_stuck = {});
 
 }  // namespace flotilla::pilot

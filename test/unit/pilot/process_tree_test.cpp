@@ -15,6 +15,7 @@
 
 using namespace flotilla;
 using namespace flotilla::pilot;
+using namespace std::chrono_literals;
 
 TEST_CASE("a tree is everything below its roots, once") {
   std::vector<ProcessEntry> all(6);
@@ -35,13 +36,20 @@ TEST_CASE("a tree is everything below its roots, once") {
 TEST_CASE("processes are seen with their parent, group and environment") {
   Environment environment({"MARK=of this test", "PATH=/bin:/usr/bin"});
   SpawnRequest request;
-  request.argv = {"sleep", "1000"};
+  request.argv = {"sh", "-c", "echo up; read end"};
   request.environment = &environment;
   request.folder = "/tmp";
-  unique_fd null(open("/dev/null", 2));
-  request.stdin_fd = request.stdout_fd = request.stderr_fd = null.get();
+  unique_fd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  int in[2], out[2];
+  REQUIRE((pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0));
+  unique_fd in_read(in[0]), in_write(in[1]), out_read(out[0]), out_write(out[1]);
+  request.stdin_fd = in_read.get();
+  request.stdout_fd = out_write.get();
+  request.stderr_fd = null.get();
   auto pid = spawn(request, "here");
   REQUIRE(pid.has_value());
+  char line[3];
+  REQUIRE(read(out_read.get(), line, sizeof line) == 3);  // right after the start the kernel may not show its environment yet
   const auto all = list_processes();
   const auto it = std::find_if(all.begin(), all.end(), [&](const auto& entry) { return entry.pid == *pid; });
   REQUIRE(it != all.end());
@@ -55,6 +63,22 @@ TEST_CASE("processes are seen with their parent, group and environment") {
   CHECK(std::find(list.begin(), list.end(), *pid) != list.end());
   kill(*pid, SIGKILL);
   CHECK(waitpid(*pid, nullptr, 0) == *pid);
+}
+
+TEST_CASE("what does not die is looked at ever more seldom, and told of once") {
+  DeathWait wait;
+  std::chrono::milliseconds before(0), whole(0);
+  int told = 0;
+  for (int look = 0; look < 100; ++look) {
+    const auto next = wait.next();
+    CHECK(next >= before);
+    before = next;
+    whole += next;
+    told += wait.first_long();
+    if (told == 0) CHECK(whole < 10s);
+  }
+  CHECK(before == 1s);
+  CHECK(told == 1);
 }
 
 TEST_CASE("whose a loopback connection is") {
