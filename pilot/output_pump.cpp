@@ -4,16 +4,19 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "proto/base/log.hpp"
 
 namespace flotilla::pilot {
 namespace {
+using namespace std::chrono_literals;
 constexpr std::size_t read_bytes = 64u << 10;  // what a pipe holds
-}
+constexpr auto retry_interval = 1s;            // a full disk does not tell when it has room again
+}  // namespace
 
 OutputPump::OutputPump(boost::asio::io_context& io, std::uint32_t stream, std::string folder, std::function<void(v1::OutputData)> send)
-    : io_(io), stream_(stream), send_(std::move(send)), source_(io), spool_(std::move(folder)) {}
+    : io_(io), stream_(stream), send_(std::move(send)), source_(io), spool_(std::move(folder)), retry_(io) {}
 
 void OutputPump::open(unique_fd fd) {
   fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
@@ -23,6 +26,7 @@ void OutputPump::open(unique_fd fd) {
 
 void OutputPump::stop() {
   send_ = nullptr;
+  retry_.cancel();
   boost::system::error_code ignored;
   source_.close(ignored);
 }
@@ -61,16 +65,36 @@ OutputPump::Got OutputPump::read_once() {
 void OutputPump::take(std::string_view data) {
   tail_.append(data.substr(data.size() > 2 * tail_bytes ? data.size() - 2 * tail_bytes : 0));
   if (tail_.size() > 2 * tail_bytes) tail_.erase(0, tail_.size() - tail_bytes);
-  if (!unkept_.empty()) {
-    unkept_.append(data);
-    return;
-  }
-  if (auto kept = spool_.append(data); !kept) {
-    spdlog::warn("output waits: {}", kept.error().message);
-    unkept_.assign(data);
-    return;
-  }
   flow_.on_produced(data.size());
+  if (unkept_.empty()) {
+    auto kept = spool_.append(data);
+    if (kept) return;
+    if (!std::exchange(told_, true)) spdlog::warn("output waits until it can be kept or sent: {}", kept.error().message);
+  }
+  unkept_.append(data);
+  keep_more();
+}
+
+void OutputPump::keep_more() {
+  std::size_t kept = 0;
+  while (kept < unkept_.size()) {
+    const auto piece = std::string_view(unkept_).substr(kept, read_bytes);
+    if (!spool_.append(piece)) break;
+    kept += piece.size();
+    spool_.drop_below(flow_.taken());  // it may have been sent and taken from here
+  }
+  unkept_.erase(0, kept);
+  if (unkept_.empty()) {
+    retry_.cancel();
+    return;
+  }
+  retry_.expires_after(retry_interval);
+  retry_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    auto self = weak.lock();
+    if (error || !self) return;
+    self->keep_more();
+    self->wait();
+  });
 }
 
 void OutputPump::finish() {
@@ -79,19 +103,17 @@ void OutputPump::finish() {
     for (int i = 0; i < 64 && read_once() == Got::data; ++i) {}
     source_.close();
   }
-  if (!unkept_.empty()) {
-    if (spool_.append(unkept_)) flow_.on_produced(unkept_.size());
-    else spdlog::warn("{} bytes of output are lost: no room to keep them", unkept_.size());
-    unkept_.clear();
-  }
   flow_.on_eof();
   pump();
 }
 
 void OutputPump::pump() {
   if (!send_) return;
-  while (const std::uint64_t count = flow_.sendable()) {
-    auto data = spool_.read(flow_.sent(), count);
+  while (std::uint64_t count = flow_.sendable()) {
+    const std::uint64_t spooled = spool_.end();
+    if (flow_.sent() < spooled) count = std::min(count, spooled - flow_.sent());
+    auto data =
+        flow_.sent() < spooled ? spool_.read(flow_.sent(), count) : Result<std::string>(unkept_.substr(flow_.sent() - spooled, count));
     if (!data) {
       spdlog::error("{}", data.error().message);
       return;
@@ -117,20 +139,21 @@ void OutputPump::pump() {
   }
 }
 
+void OutputPump::drop_taken() {
+  spool_.drop_below(flow_.taken());
+  if (!unkept_.empty()) keep_more();
+}
+
 void OutputPump::on_window(std::uint64_t offset, std::uint64_t credit) {
   flow_.on_window(offset, credit);
-  spool_.drop_below(flow_.taken());
-  if (!unkept_.empty() && spool_.append(unkept_)) {
-    flow_.on_produced(unkept_.size());
-    unkept_.clear();
-  }
+  drop_taken();
   pump();
   wait();
 }
 
 void OutputPump::on_link_up(std::uint64_t known) {
   flow_.on_link_up(known);
-  spool_.drop_below(flow_.taken());
+  drop_taken();
   pump();
   wait();
 }

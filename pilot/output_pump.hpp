@@ -3,6 +3,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
 #include <string>
@@ -38,15 +39,18 @@ class OutputPump : public std::enable_shared_from_this<OutputPump> {
   void take(std::string_view data);
   void wait();
   void pump();
+  void keep_more();
+  void drop_taken();
 
   boost::asio::io_context& io_;
   std::uint32_t stream_;
   std::function<void(v1::OutputData)> send_;
   boost::asio::posix::stream_descriptor source_;
-  bool waiting_ = false;
+  bool waiting_ = false, told_ = false;
   Spool spool_;
   OutputFlow flow_;
-  std::string unkept_;  // what the spool had no room for; nothing more is read until it has
+  std::string unkept_;  // produced, and behind what the spool holds: it had no room; nothing more is read until it has
+  boost::asio::steady_timer retry_;
   std::string tail_;
 };
 

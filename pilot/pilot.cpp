@@ -54,7 +54,7 @@ constexpr auto register_limit = 9s;          // the starter waits 10 s, and shou
 constexpr auto default_setup_limit = 10min;  // module loads and environments on a slow file system
 constexpr auto status_interval = 1s;         // load and counters, only while something runs
 constexpr auto default_grace = 5s;           // between TERM and KILL at the pilot's end
-constexpr auto farewell_wait = 2s;           // for the daemon to take the last ends and output
+constexpr auto farewell_wait = 5s;           // for the daemon to take the last ends and output; anew with each that it takes
 constexpr auto ending_limit = 10s;           // beyond the grace; then the guard does the rest
 constexpr std::uint64_t blob_cache_bytes = 8ull << 30;
 constexpr std::uint64_t log_tail_bytes = 64u << 10;
@@ -198,7 +198,7 @@ class Pilot {
   bool welcomed_ = false, registered_ = false;
   std::string last_trouble_;
 
-  bool ending_ = false, goodbye_ = false;
+  bool ending_ = false, refused_ = false, goodbye_ = false;
   std::string end_reason_;
   int exit_code_ = 0;
 
@@ -749,7 +749,7 @@ void Pilot::forget(Attempt id) {
   if (!held || held->phase != Phase::ended) return;
   table_.forget(id);
   jobs_.erase(id);
-  if (ending_) check_ended();
+  after_change();
 }
 
 // Later in this turn of the loop: what starts may end at once, and must not do so inside of its caller.
@@ -771,7 +771,8 @@ void Pilot::after_change() {
     check_ended();
     return;
   }
-  if (table_.busy()) return;
+  // What ended and was not taken yet exists here only: neither idleness nor draining throws it away.
+  if (!table_.all().empty()) return;
   lifetime_.on_idle(now());
   schedule_lifetime();
   if (table_.draining()) begin_ending("it was drained", false, default_grace);
@@ -839,6 +840,7 @@ void Pilot::begin_ending(const std::string& reason, bool failed, std::chrono::mi
     return;
   }
   ending_ = true;
+  refused_ = failed;
   end_reason_ = reason;
   spdlog::info("ending: {}", reason);
   lifetime_timer_.cancel();
@@ -861,11 +863,11 @@ void Pilot::begin_ending(const std::string& reason, bool failed, std::chrono::mi
 
 void Pilot::check_ended() {
   if (goodbye_ || table_.busy()) return;
-  if (table_.all().empty() || !welcomed_) {
+  // The daemon may still have ends and output to take, also when the link comes back in that time.
+  if (table_.all().empty() || refused_ || lifetime_.cut_off(now())) {
     say_goodbye();
     return;
   }
-  // The daemon still has ends and output to take.
   ending_timer_.expires_after(farewell_wait);
   ending_timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error && !goodbye_) say_goodbye();

@@ -17,7 +17,7 @@ namespace asio = boost::asio;
 
 namespace {
 constexpr std::uint64_t output_credit_bytes = 1u << 20;   // what a pilot may send beyond what was acknowledged
-constexpr std::uint64_t output_window_step = 512u << 10;  // acknowledged at least this often
+constexpr std::uint64_t output_window_step = 128u << 10;  // acknowledged at least this often: half of what a pilot holds without a disk
 constexpr std::size_t blob_chunk_bytes = 1u << 20;
 
 std::string version_refusal(std::uint32_t low, std::uint32_t high, const std::string& build) {

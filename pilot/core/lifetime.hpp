@@ -24,7 +24,7 @@ class Lifetime {
 
   void set(LifetimeSettings settings) { settings_ = settings; }  // the time counts from the start in any case
   void on_busy() { idle_since_.reset(); }
-  void on_idle(Moment now) {
+  void on_idle(Moment now) {  // nothing runs, and the daemon has taken all that did
     if (!idle_since_) idle_since_ = now;
   }
   void on_link_up() { cut_since_.reset(); }
@@ -41,9 +41,13 @@ class Lifetime {
   }
   Verdict verdict(Moment now) const {
     if (auto end = time_end(); end && now >= *end) return Verdict::time_up;
-    if (auto end = cut_end(); end && now >= *end) return Verdict::cut_off;
+    if (cut_off(now)) return Verdict::cut_off;
     if (auto end = idle_end(); end && now >= *end) return Verdict::idle;
     return Verdict::stay;
+  }
+  bool cut_off(Moment now) const {
+    const auto end = cut_end();
+    return end && now >= *end;
   }
   // 0 = no limit; never below 1 where there is one.
   Millis ends_in(Moment now) const {

@@ -8,7 +8,7 @@ namespace flotilla::pilot {
 
 constexpr std::uint64_t first_credit_bytes = 1u << 20;    // PROTOCOL.md 3.1
 constexpr std::uint64_t spool_limit_bytes = 64u << 20;    // held for a stream that nobody takes; then reading stops
-constexpr std::uint64_t output_chunk_bytes = 256u << 10;  // one OutputData; others get a turn in between
+constexpr std::uint64_t output_chunk_bytes = 128u << 10;  // one OutputData; others get a turn in between
 
 class OutputFlow {
  public:

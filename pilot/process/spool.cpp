@@ -52,12 +52,22 @@ Status Spool::to_file() {
   return {};
 }
 
+bool Spool::to_memory() {
+  auto held = read(begin_, static_cast<std::size_t>(end_ - begin_));
+  if (!held) return false;
+  file_.reset();
+  memory_ = std::move(*held);
+  memory_begin_ = begin_;
+  return true;
+}
+
 Status Spool::append(std::string_view data) {
-  if (!file_ && end_ - begin_ + data.size() > spool_memory_bytes)
+  const bool little = end_ - begin_ + data.size() <= spool_memory_bytes;
+  if (!file_ && !little)
     if (auto moved = to_file(); !moved) return moved;
-  if (file_) {
-    if (auto written = write_at(data, end_); !written) return written;
-  } else {
+  if (file_)
+    if (auto written = write_at(data, end_); !written && (!little || !to_memory())) return written;
+  if (!file_) {
     if (memory_.empty()) memory_begin_ = end_;
     memory_.append(data);
   }

@@ -16,7 +16,7 @@ class Spool {
  public:
   explicit Spool(std::string folder) : folder_(std::move(folder)) {}
 
-  // On failure (disk full) nothing was added.
+  // On failure (disk full) nothing was added. While little is held, that does not happen: it fits into memory.
   Status append(std::string_view data);
   // At most `count` bytes from stream offset `from` on, which is not below what was dropped.
   Result<std::string> read(std::uint64_t from, std::size_t count) const;
@@ -27,6 +27,7 @@ class Spool {
 
  private:
   Status to_file();
+  bool to_memory();
   Status write_at(std::string_view data, std::uint64_t offset);
 
   std::string folder_;

@@ -55,6 +55,9 @@ FakeDaemon::FakeDaemon() : acceptor_(io) {
 
 FakeDaemon::~FakeDaemon() {
   if (outcome.guard > 0 && process_exists(outcome.guard)) {
+    auto_forget = true;  // it need not wait for us
+    for (const auto& [id, seen] : jobs)
+      if (seen.ends > 0) forget(id);
     kill(outcome.guard, SIGTERM);
     run_until([&] { return !process_exists(outcome.guard); }, 8s);
     for (pid_t pid : processes_of(start.instance())) kill(pid, SIGKILL);

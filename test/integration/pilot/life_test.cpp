@@ -203,6 +203,70 @@ TEST_CASE("a drained pilot ends with its last job and takes no other") {
   CHECK(all_gone(daemon, {daemon.outcome.guard, daemon.outcome.pilot}));
 }
 
+TEST_CASE("what nobody has taken yet keeps a pilot that is drained, or idle") {
+  FakeDaemon daemon;
+  daemon.take_output = false;
+  start(daemon);
+  // The answer comes after all that the pilot said before.
+  auto hear_all = [&, request = std::uint64_t{0}]() mutable {
+    v1::Frame frame;
+    frame.mutable_read_log()->set_request(++request);
+    daemon.send(frame);
+    return daemon.run_until([&] { return !daemon.logs.empty() && daemon.logs.back().request() == request; });
+  };
+  const auto job = daemon.submit_shell("head -c 5000000 /dev/zero; exit 3");
+  SECTION("drained") {
+    REQUIRE(daemon.wait_running(job));
+    v1::Frame frame;
+    frame.mutable_drain_pilot();
+    daemon.send(frame);
+    REQUIRE(daemon.run_until([&] { return daemon.job(job).ends == 1; }));
+  }
+  SECTION("idle, seen by a daemon that comes back") {
+    REQUIRE(daemon.run_until([&] { return daemon.job(job).ends == 1; }));
+    daemon.start.mutable_settings()->set_idle_ms(1);
+    daemon.cut_link();
+    REQUIRE(daemon.run_until([&] { return daemon.hellos == 2; }));
+    CHECK(daemon.hello.pilot().inventory_size() == 1);
+  }
+  REQUIRE(hear_all());
+  REQUIRE(hear_all());
+  CHECK(daemon.endings == 0);
+  CHECK(daemon.job(job).out.size() < 5'000'000);
+  daemon.take_output = true;
+  v1::Frame window;
+  window.mutable_output_window()->mutable_id()->set_job(job);
+  window.mutable_output_window()->mutable_id()->set_attempt(1);
+  window.mutable_output_window()->set_stream(1);
+  window.mutable_output_window()->set_offset(daemon.job(job).out.size());
+  window.mutable_output_window()->set_credit(1 << 20);
+  daemon.send(window);
+  REQUIRE(daemon.wait_end(job));
+  CHECK(daemon.job(job).out.size() == 5'000'000);
+  CHECK(daemon.job(job).end.exit().code() == 3);
+  daemon.forget(job);
+  REQUIRE(daemon.run_until([&] { return daemon.goodbyes == 1; }));
+  CHECK(all_gone(daemon, {daemon.outcome.guard, daemon.outcome.pilot}));
+}
+
+TEST_CASE("a pilot whose time is over while its link is cut still tells how its jobs ended") {
+  FakeDaemon daemon;
+  daemon.start.mutable_settings()->set_time_ms(1000);
+  start(daemon);
+  const auto job = daemon.submit_shell("sleep 1000");
+  REQUIRE(daemon.wait_running(job));
+  const auto pid = static_cast<pid_t>(daemon.job(job).running.pid());
+  daemon.stop_listening();
+  daemon.cut_link();
+  REQUIRE(daemon.run_until([&] { return !process_exists(pid); }));
+  daemon.listen();
+  REQUIRE(daemon.run_until([&] { return daemon.hellos == 2; }));
+  REQUIRE(daemon.hello.pilot().inventory_size() == 1);
+  CHECK(daemon.hello.pilot().inventory(0).exit().kind() == v1::PILOT_ENDED);
+  daemon.forget(job);
+  REQUIRE(daemon.run_until([&] { return daemon.goodbyes == 1; }));
+}
+
 TEST_CASE("idle, its time over, cut off: a pilot ends by itself") {
   FakeDaemon daemon;
   daemon.auto_forget = true;
