@@ -8,7 +8,7 @@
 namespace flotilla::cli {
 namespace {
 
-constexpr std::uint32_t listed_jobs = 100;  // newest first, unless more are asked for
+constexpr std::uint32_t listed_jobs = 100;  // the newest, unless more are asked for
 
 Result<std::unique_ptr<DaemonClient>> connected() { return DaemonClient::connect(StartDaemon::yes); }
 
@@ -191,7 +191,7 @@ void add_job_commands(Context& context, CLI::App* root) {
   auto* list = context.add(
       job, "list",
       {"list jobs",
-       "Shows the newest hundred jobs, newest first, unless --limit or --all says otherwise.",
+       "Shows the newest hundred jobs, the newest at the end, unless --limit or --all says otherwise.",
        {{"What waits?", "flotilla job list --state queued"},
         {"Ids of what failed, for a script", "flotilla job list --all --state failed --json | jq '.[].id'"}}},
       [&context, listing]() -> Result<int> {

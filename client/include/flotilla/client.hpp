@@ -518,7 +518,7 @@ class FLOTILLA_API Daemon {
   std::vector<JobInfo> wait_all(const std::vector<Job>& jobs, Duration limit = no_limit) const;  // one call for all
   JobResult run(const CommandSpec& spec) const;                                                  // submit and result
   Job job(std::uint64_t id) const;
-  std::vector<JobInfo> jobs(std::size_t limit = 0) const;  // newest first; 0 = all
+  std::vector<JobInfo> jobs(std::size_t limit = 0) const;  // oldest first; a limit leaves the newest, 0 = all
 
   // Returns when the worker has connected back. WorkerFailedError says why it did not; TimedOutError: not within a limit given.
   Worker start_worker(const WorkerSpec& spec) const;
