@@ -62,7 +62,7 @@ class ReadyPipe {
   int fd_;
 };
 
-int run(ReadyPipe& ready, bool foreground) {
+int run(ReadyPipe& ready, bool foreground, bool local_pilot) {
   using namespace daemon;
   auto refuse = [&](const Error& error) {
     ready.say(error.text() + "\n");
@@ -78,8 +78,9 @@ int run(ReadyPipe& ready, bool foreground) {
   for (const auto& dir : {places.state, places.state / "logs", places.runtime})
     if (auto status = make_private_dir(dir); !status) return refuse(status.error());
   if (auto status = init_log(places.log_file, foreground ? LogTo::file_and_stderr : LogTo::file); !status) return refuse(status.error());
-  auto config = load_config(places.config_file);
+  auto config = load_config(places.config_file, config_file_named() ? Missing::refused : Missing::defaults);
   if (!config) return refuse(config.error());
+  if (!local_pilot) config->local_pilot = false;
   set_log_debug(config->debug);
   auto agent = find_agent(config->agent);
   if (!agent) return refuse(agent.error());
@@ -137,9 +138,12 @@ int run(ReadyPipe& ready, bool foreground) {
 
 int daemon_main(int argc, char** argv) {
   int ready_fd = -1;
+  bool local_pilot = true;
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--ready-fd") && i + 1 < argc) {
       ready_fd = std::atoi(argv[++i]);
+    } else if (!std::strcmp(argv[i], "--no-local-pilot")) {  // only to stop what an earlier one has left
+      local_pilot = false;
     } else if (std::strcmp(argv[i], "run") != 0) {
       fmt::print(stderr, "flotilla: daemon run does not know '{}'\n", argv[i]);
       return 2;
@@ -148,7 +152,7 @@ int daemon_main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   umask(0077);
   ReadyPipe ready(ready_fd);
-  return run(ready, ready_fd < 0);
+  return run(ready, ready_fd < 0, local_pilot);
 }
 
 }  // namespace flotilla

@@ -214,7 +214,11 @@ class Guard {
       }
       signalfd_siginfo info{};
       while (read(signals, &info, sizeof info) == static_cast<ssize_t>(sizeof info))
-        if (info.ssi_signo != SIGCHLD) kill(pilot_, SIGTERM);
+        if (info.ssi_signo != SIGCHLD && answered_) kill(pilot_, SIGTERM);
+        else if (info.ssi_signo != SIGCHLD) {  // it has nothing yet that it would have to end in order
+          failure_ = "it was stopped while it started";
+          kill(pilot_, SIGKILL);
+        }
       for (;;) {
         int status = 0;
         const pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
@@ -279,6 +283,11 @@ int start_pilot() {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return refuse(errno_error(Code::resource_exhausted, "make a pipe").message);
   unique_fd from_guard(ends[0]), to_us(ends[1]);
+  // Who ends us means all that we have started: it is passed on, and its outcome is waited for like any other.
+  sigset_t ending;
+  sigemptyset(&ending);
+  sigaddset(&ending, SIGTERM);
+  sigprocmask(SIG_BLOCK, &ending, nullptr);
   // One thread, no gRPC yet, a few MB: here fork is right.
   const pid_t guard = fork();
   if (guard < 0) return refuse(errno_error(Code::resource_exhausted, "start the guard").message);
@@ -287,6 +296,7 @@ int start_pilot() {
     _exit(Guard(start, std::move(to_us)).run());
   }
   to_us.reset();
+  const unique_fd signals(signalfd(-1, &ending, SFD_CLOEXEC | SFD_NONBLOCK));
 
   auto deadline = BootClock::now() + start_limit;
   std::vector<std::string> lines;
@@ -296,14 +306,19 @@ int start_pilot() {
   while (line.empty()) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - BootClock::now()).count();
     // The second: whoever started us went away (an ssh connection, say), which it may do while setup lines take their time.
-    pollfd watched[2] = {{from_guard.get(), POLLIN, 0}, {setting_up ? STDOUT_FILENO : -1, 0, 0}};
-    const int ready = left > 0 ? poll(watched, 2, static_cast<int>(left)) : 0;
+    pollfd watched[3] = {{from_guard.get(), POLLIN, 0}, {setting_up ? STDOUT_FILENO : -1, 0, 0}, {signals.get(), POLLIN, 0}};
+    const int ready = left > 0 ? poll(watched, 3, static_cast<int>(left)) : 0;
     if (ready < 0 && errno == EINTR) continue;
     if (watched[1].revents & (POLLERR | POLLHUP)) return 1;  // the guard notices, and ends the pilot
     if (ready <= 0) {
       kill(guard, SIGTERM);
       return refuse("the pilot on " + host_name() + " did not register within 10 s");
     }
+    if (watched[2].revents != 0) {
+      signalfd_siginfo info{};
+      while (read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) kill(guard, SIGTERM);
+    }
+    if (watched[0].revents == 0) continue;
     if (!reader.read_some(lines) && lines.empty()) return refuse("the guard ended before the pilot had registered");
     for (auto& each : std::exchange(lines, {})) {
       long long limit_ms = 0;
@@ -321,6 +336,7 @@ int start_pilot() {
     std::printf("%s\n", line.c_str());
     return std::fflush(stdout) == 0 ? 0 : 1;
   }
+  while (waitpid(guard, nullptr, 0) < 0 && errno == EINTR) {}  // it ends right after its answer
   line = line.substr(line.find(' ') + 1);
   std::replace(line.begin(), line.end(), line_break_stand_in, '\n');
   return refuse(line);

@@ -86,6 +86,11 @@ Result<bool> stop(bool all, bool kill_it) {
     });
     prompter.reset();
     line.clear();
+    if (all && ended && !done)
+      return fail(Code::internal, "the daemon did not say whether everything has ended", "see 'flotilla logs daemon'");
+    if (all && !done && ended.error().code == Code::unavailable)
+      return fail(Code::unavailable, "the daemon ended before everything had: " + ended.error().message,
+                  "to go on: flotilla daemon stop --all");
     // The connection may end together with the daemon.
     if (!ended && ended.error().code != Code::unavailable) return fail(ended.error());
   }
@@ -149,7 +154,7 @@ void add_daemon_commands(Context& context, CLI::App* root) {
           return exit_code::ok;
         }
         // Pilots and hubs may have outlived an earlier daemon: one is needed that reaches them.
-        if (const auto started = start_daemon(); !started) return fail(started.error());
+        if (const auto started = start_daemon(LocalPilot::none); !started) return fail(started.error());
         const auto again = stop(true, false);
         if (!again) return fail(again.error());
         note("All has ended.");

@@ -91,7 +91,7 @@ struct Spawned {
   unique_fd ready;  // the daemon writes one line
 };
 
-Result<Spawned> spawn_daemon(const fs::path& output) {
+Result<Spawned> spawn_daemon(const fs::path& output, LocalPilot local_pilot) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return fail(errno_error(Code::resource_exhausted, "make a pipe"));
   unique_fd read_end(ends[0]), write_end(ends[1]);
@@ -123,7 +123,10 @@ Result<Spawned> spawn_daemon(const fs::path& output) {
   for (const auto& entry : environment) environment_pointers.push_back(const_cast<char*>(entry.c_str()));
   environment_pointers.push_back(nullptr);
   std::string words[] = {"flotilla", "daemon", "run", "--ready-fd", std::to_string(ready_fd)};
-  char* arguments[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), words[4].data(), nullptr};
+  std::string without = "--no-local-pilot";
+  char* arguments[] = {words[0].data(), words[1].data(), words[2].data(),
+                       words[3].data(), words[4].data(), local_pilot == LocalPilot::none ? without.data() : nullptr,
+                       nullptr};
 
   Spawned spawned;
   const std::string program = program_path();
@@ -182,7 +185,7 @@ bool wait_for_end(int pid, int limit_ms) {
   }
 }
 
-Result<bool> start_daemon() {
+Result<bool> start_daemon(LocalPilot local_pilot) {
   const auto lock = lock_start();
   if (!lock) return fail(lock.error());
   // Another command may have started it while this one waited for the lock.
@@ -192,7 +195,7 @@ Result<bool> start_daemon() {
   }
   unlink(stopped_marker().c_str());
   const fs::path output = runtime_dir() / "daemon.out";
-  auto spawned = spawn_daemon(output);
+  auto spawned = spawn_daemon(output, local_pilot);
   if (!spawned) return fail(spawned.error());
 
   std::string said;

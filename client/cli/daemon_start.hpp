@@ -17,7 +17,8 @@ Result<DaemonSocket> connect_daemon_socket();
 
 // Starts `flotilla daemon run` in a session of its own and waits until its socket takes connections. One at a time: who comes
 // second finds it running. Returns true when it was started by this call.
-Result<bool> start_daemon();
+enum class LocalPilot { as_configured, none };
+Result<bool> start_daemon(LocalPilot local_pilot = LocalPilot::as_configured);
 
 // Left by `flotilla daemon stop`, removed by the next start: programs that are attached then do not start the daemon again.
 std::filesystem::path stopped_marker();

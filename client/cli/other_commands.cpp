@@ -96,7 +96,7 @@ void add_other_commands(Context& context, CLI::App* root) {
                           {"print and open the link to the web page",
                            "The daemon serves a page that shows resources, pilots and jobs live, on this machine only. The link holds a "
                            "secret token: do not pass it on.",
-                           {{"From another machine, over ssh", "ssh -L 8080:127.0.0.1:PORT me@here    # PORT as in the link"}}},
+                           {{"From another machine, over ssh", "ssh -L PORT:127.0.0.1:PORT me@here    # PORT as in the link"}}},
                           [no_open]() -> Result<int> {
                             auto client = DaemonClient::connect(StartDaemon::yes);
                             if (!client) return fail(client.error());

@@ -261,6 +261,7 @@ void add_pilot_commands(Context& context, CLI::App* root) {
               }
               const auto ms = parse_duration(text);
               if (!ms) throw CLI::ValidationError(option, ms.error().message + "; " + ms.error().hint);
+              if (*ms == 0 && std::string_view(option) != "--time") throw CLI::ValidationError(option, "has to be longer than 0");
               (spec.*set)(*ms);
             },
             help)

@@ -16,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "client/cli/core/kept_input.hpp"
 #include "client/cli/core/terminal_modes.hpp"
 #include "client/cli/core/units.hpp"
 #include "client/cli/daemon_start.hpp"
@@ -37,7 +38,6 @@ constexpr milliseconds held_key{300};           // a Ctrl-P alone goes on after 
 constexpr milliseconds background_check{1000};  // does the terminal belong to us again?
 constexpr milliseconds reconnect_step{50};
 constexpr std::size_t stdin_piece = 64 * 1024;
-constexpr std::size_t stdin_ahead = 1024 * 1024;  // read before the daemon took it
 
 constexpr int session_signals[] = {SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT};
 
@@ -104,6 +104,8 @@ class Connection {
     Status status;      // of the end
     bool lost = false;  // the connection broke
     bool output_closed = false;
+    std::optional<std::uint64_t> stdin_next;
+    std::uint64_t stdin_taken = 0;
   };
   Seen look() {
     const std::scoped_lock lock(mutex_);
@@ -132,6 +134,8 @@ class Connection {
         const std::scoped_lock lock(mutex_);
         if (message.has_job()) seen_.job = message.job();
         if (message.has_end()) seen_.exit = message.end();
+        if (message.body_case() == v1::AttachOutput::kStdinNext) seen_.stdin_next = message.stdin_next();
+        if (message.body_case() == v1::AttachOutput::kStdinTaken) seen_.stdin_taken = message.stdin_taken();
         if (message.has_job() && !waits(message.job())) line_.clear();
       }
       ring(bell_);
@@ -179,7 +183,6 @@ class Connection {
       lock.lock();
       queued_bytes_ -= bytes;
       if (!taken) return;
-      if (queued_bytes_ + bytes >= stdin_ahead && queued_bytes_ < stdin_ahead) ring(bell_);  // there is room again
     }
   }
 
@@ -220,6 +223,7 @@ class Session {
       wait();
       const auto seen = connection_->look();
       if (seen.job) take(*seen.job);
+      follow_input(seen);
       if (seen.exit) {
         result_.ended = true;
         result_.exit = *seen.exit;
@@ -299,8 +303,7 @@ class Session {
     if (why) at(next_why_);
     if (keys_.holding()) at(held_since_ + held_key);
     pollfd fds[3] = {{bell_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {-1, POLLIN, 0}};
-    const bool room = stdin_open_ && connection_->queued_bytes() < stdin_ahead;
-    if (room && !question()) {  // the bell rings when it ends
+    if (stdin_open_ && !kept_.full() && !question()) {  // the bell rings when a question ends
       if (stdin_is_ours()) fds[2].fd = STDIN_FILENO;
       else at(now + background_check);
     }
@@ -457,9 +460,7 @@ class Session {
         hang_up();
         return;
       }
-      v1::AttachInput message;
-      message.set_stdin_eof(true);
-      connection_->send(message);
+      if (input_flows_) send_end_of_input();
       return;
     }
     const std::string_view typed(buffer, static_cast<std::size_t>(n));
@@ -490,10 +491,40 @@ class Session {
 
   void send_input(std::string data) {
     if (data.empty()) return;
-    sent_input_ = true;
+    kept_.add(data);
+    if (input_flows_) pass_input(std::move(data));
+  }
+
+  void pass_input(std::string data) {
     v1::AttachInput message;
     message.set_stdin(std::move(data));
     connection_->send(std::move(message));
+  }
+
+  void send_end_of_input() {
+    v1::AttachInput message;
+    message.set_stdin_eof(true);
+    connection_->send(message);
+  }
+
+  void follow_input(const Connection::Seen& seen) {
+    if (!seen.stdin_next) return;
+    if (!input_flows_) {
+      input_flows_ = true;
+      const std::string_view again = kept_.again_from(*seen.stdin_next);
+      for (std::size_t at = 0; at < again.size(); at += stdin_piece) pass_input(std::string(again.substr(at, stdin_piece)));
+      // Beyond our end: it has got a terminal's end of input, which is a character.
+      if (!stdin_open_ && options_.pass_stdin && !result_.detached && *seen.stdin_next <= kept_.end()) send_end_of_input();
+    }
+    kept_.begins_at(*seen.stdin_next);
+    kept_.on_taken(seen.stdin_taken);
+  }
+
+  std::string come_back() const {
+    const bool stopped = access(stopped_marker().c_str(), F_OK) == 0;
+    const bool ends_without_us = open_.comes_back() || (open_.has_submit() && open_.submit().cancel_with_client());
+    return "come back to it with 'flotilla attach " + id_text() + "'" +
+           (ends_without_us && !stopped ? ": a minute after the daemon's return it is canceled if nobody is there" : "");
   }
 
   // The daemon has gone, the job has not.
@@ -501,8 +532,6 @@ class Session {
     prompter_.reset();
     connection_.reset();
     const auto since = Clock::now();
-    if (sent_input_ && stdin_open_ && !isatty(STDIN_FILENO))
-      say("the daemon went away; input that was on its way to job " + id_text() + " may be lost");
     const bool remembered = open_.has_submit();
     for (;;) {
       auto client = DaemonClient::connect_again(since);
@@ -511,15 +540,14 @@ class Session {
         break;
       }
       if (client.error().code != Code::not_found)
-        return fail(client.error().code, "job " + id_text() + " goes on, but " + client.error().message,
-                    "come back to it with 'flotilla attach " + id_text() + "'");
+        return fail(client.error().code, "job " + id_text() + " goes on, but " + client.error().message, come_back());
       line_.show("job " + id_text() + ": waiting for the daemon to come back");
       pollfd wait{signals_.get(), POLLIN, 0};
       if (poll(&wait, 1, static_cast<int>(reconnect_step.count())) > 0) {
         signalfd_siginfo info{};
         while (read(signals_.get(), &info, sizeof info) == sizeof info)
           if (info.ssi_signo == SIGINT || info.ssi_signo == SIGTERM || info.ssi_signo == SIGHUP) {
-            say("job " + id_text() + " goes on; come back to it with 'flotilla attach " + id_text() + "'");
+            say("job " + id_text() + " goes on; " + come_back());
             result_.left = true;
             return {};
           }
@@ -536,12 +564,8 @@ class Session {
     open_.set_stderr_offset(offsets_.next[2]);
     open_.set_from_end(false);
     open_.set_tail_bytes(0);
+    input_flows_ = false;  // until the daemon says how far it has come
     connect();
-    if (!stdin_open_ && options_.pass_stdin && !result_.detached) {
-      v1::AttachInput message;
-      message.set_stdin_eof(true);
-      connection_->send(message);
-    }
     return {};
   }
 
@@ -589,7 +613,8 @@ class Session {
   std::optional<Clock::time_point> last_interrupt_;
   bool canceling_ = false;
   bool stdin_open_ = false;
-  bool sent_input_ = false;
+  KeptInput kept_;
+  bool input_flows_ = true;  // goes to the daemon as it comes
   bool redrawn_ = false;
   SessionResult result_;
 };

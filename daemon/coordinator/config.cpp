@@ -1,7 +1,9 @@
 #include "daemon/coordinator/config.hpp"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <functional>
@@ -52,6 +54,7 @@ Status take_duration(const toml::node& node, std::int64_t& into, bool may_be_nev
   }
   auto value = parse_duration(text);
   if (!value) return fail(value.error());
+  if (*value == 0) return wrong(may_be_never ? "more than 0, or \"never\"" : "more than 0");
   into = *value;
   return {};
 }
@@ -153,11 +156,18 @@ Result<Config> parse_config(const std::string& text, const std::string& name) {
   return config;
 }
 
-Result<Config> load_config(const std::filesystem::path& file) {
-  std::error_code problem;
-  if (!std::filesystem::exists(file, problem)) return Config{};
+Result<Config> load_config(const std::filesystem::path& file, Missing missing) {
   auto text = read_file(file);
-  if (!text) return fail(text.error());
+  if (!text) {
+    struct stat info {};
+    const bool there = stat(file.c_str(), &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
+    if (!there && missing == Missing::defaults) return Config{};
+    Error error = text.error();
+    error.message = "the configuration cannot be read: " + error.message;
+    error.hint =
+        there ? "make it readable, or name another with FLOTILLA_CONFIG" : "FLOTILLA_CONFIG names it; unset that, or make the file";
+    return fail(std::move(error));
+  }
   return parse_config(*text, file.string());
 }
 

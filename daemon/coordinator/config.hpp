@@ -23,7 +23,8 @@ struct Config {
 };
 
 // A file that is not there is an empty one.
-Result<Config> load_config(const std::filesystem::path& file);
+enum class Missing { defaults, refused };
+Result<Config> load_config(const std::filesystem::path& file, Missing missing);
 Result<Config> parse_config(const std::string& text, const std::string& name);
 
 // "90", "90s", "15m", "2h", "1d", "1.5h", "250ms" -> milliseconds.

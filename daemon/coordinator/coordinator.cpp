@@ -20,10 +20,12 @@ namespace asio = boost::asio;
 using namespace std::chrono_literals;
 
 namespace {
-constexpr auto commit_retry = 500ms;           // a full disk: try again, nothing is acknowledged meanwhile
-constexpr auto tick_interval = 500ms;          // only while something waits for time alone (queue time-outs, leases)
-constexpr auto sample_interval = 500ms;        // calls and bytes per second of remote workers
-constexpr auto local_replacement_pause = 10s;  // between two starts of a local pilot that died
+constexpr auto commit_retry = 500ms;                    // a full disk: try again, nothing is acknowledged meanwhile
+constexpr auto tick_interval = 500ms;                   // only while something waits for time alone (queue time-outs, leases)
+constexpr auto sample_interval = 500ms;                 // calls and bytes per second of remote workers
+constexpr auto local_pilot_proven = 60s;                // one that ran for so long does not die of how it was started
+constexpr const char* running_key = "daemon_runs";      // in the journal: no orderly end followed
+constexpr const char* local_pilot_key = "local_pilot";  // in the journal: the last that was started unasked
 constexpr std::size_t start_key_limit_bytes = 32;
 constexpr std::size_t watcher_limit_bytes = 32u << 20;  // a watcher that lags more than this is ended
 
@@ -33,6 +35,8 @@ CoreSettings core_settings(const Config& config) {
   settings.pilot_cutoff_ms = config.pilot_cutoff_ms;
   return settings;
 }
+
+bool like_the_local_pilot(const Pilot& pilot) { return pilot.spec.resource() == "local" && pilot.spec.label() == "local"; }
 
 std::int64_t resident_bytes() {
   std::ifstream statm("/proc/self/statm");
@@ -48,9 +52,8 @@ Now Coordinator::now() {
 
 Coordinator::Coordinator(asio::io_context& io, Config config, Places places, std::unique_ptr<Journal> journal)
     : io_(io), config_(std::move(config)), places_(std::move(places)), journal_(std::move(journal)),
-      core_(core_settings(config_), [] { return random_bytes(32); }), retry_commit_(io), ticks_(io), sampling_(io),
-      local_replacement_(io, std::chrono::steady_clock::time_point::min()), prompts_(io),
-      outputs_(places_.state / "output", config_.output_limit_bytes), blobs_(places_.state / "blobs"),
+      core_(core_settings(config_), [] { return random_bytes(32); }), retry_commit_(io), ticks_(io), sampling_(io), local_replacement_(io),
+      prompts_(io), outputs_(places_.state / "output", config_.output_limit_bytes), blobs_(places_.state / "blobs"),
       local_driver_(io, places_.agent,
                     [this](v1::LaunchReport report) {
                       core_.on_launch_report(report, now(), out_);
@@ -88,6 +91,8 @@ Status Coordinator::start() {
     (void)core_.add_resource(std::move(local), false, now(), out_);
   }
   core_.restored(now(), out_);
+  if (journal_->get(running_key) == "yes") core_.await_clients(now());
+  (void)journal_->put(running_key, "yes");
   accept_pilots();
   // Pilots of this machine whose process is gone (a reboot, say) need no lease to run out.
   for (const auto& [id, pilot] : state().pilots) {
@@ -133,10 +138,16 @@ Status Coordinator::start() {
   } else {
     (void)journal_->put("web_port", std::to_string(monitor_->port()));
   }
+  fit_local_pilot();
   ensure_local_pilot();
   touch();
   flush();
   return {};
+}
+
+void Coordinator::begin_end() {
+  if (std::exchange(ending_, true)) return;
+  (void)journal_->put(running_key, "no");
 }
 
 // ---- the turn: decide, keep, then act --------------------------------------------------------------------
@@ -253,14 +264,18 @@ void Coordinator::tell(const Outbox& out) {
   }
   for (const PilotId id : out.changed_pilots) {
     const auto it = state().pilots.find(id);
-    if (it == state().pilots.end()) continue;
     v1::Change change;
+    if (it == state().pilots.end()) {
+      change.set_pilot_removed(id.value);
+      each(std::move(change), [](const v1::WatchRequest& w) { return w.pilots(); });
+      continue;
+    }
     *change.mutable_pilot() = describe(state(), it->second);
     each(std::move(change), [&](const v1::WatchRequest& w) {
       return w.pilots() || std::find(w.pilot_ids().begin(), w.pilot_ids().end(), id.value) != w.pilot_ids().end();
     });
     if (ended(it->second.state)) {
-      if (it->second.state == v1::PILOT_FAILED && it->second.spec.resource() == "local") replace_local_pilot();
+      if (it->second.state == v1::PILOT_FAILED && like_the_local_pilot(it->second)) replace_local_pilot(it->second);
       for (const auto& [index, node] : it->second.nodes) {
         const auto local = local_nodes_.find(NodeId{id, index});
         if (local != local_nodes_.end() && !local->second.link) local_nodes_.erase(local);
@@ -270,6 +285,7 @@ void Coordinator::tell(const Outbox& out) {
   for (const JobId id : out.changed_jobs) {
     const Job* job = state().job(id);
     if (!job) continue;
+    send_held_input(*job);
     const auto attached = attached_.find(id);
     if (attached != attached_.end())
       for (auto& session : std::vector(attached->second)) session->on_job_changed();
@@ -460,6 +476,7 @@ void Coordinator::connect_resource(const v1::ConnectResourceRequest& request, Ou
   if (it == state().resources.end())
     return stream->finish(
         fail(Code::not_found, fmt::format("there is no resource '{}'", request.name()), "flotilla resource list shows them"));
+  if (auto status = takes_work(); !status && !request.disconnect()) return stream->finish(fail(status.error()));
   v1::Progress progress;
   progress.set_fraction(-1);
   if (request.disconnect()) hubs_->disconnect(request.name());
@@ -474,34 +491,62 @@ void Coordinator::connect_resource(const v1::ConnectResourceRequest& request, Ou
 }
 
 void Coordinator::test_resource(const v1::TestResourceRequest& request, OutStreamPtr<v1::TestStep> stream) {
+  if (auto status = takes_work(); !status) return stream->finish(fail(status.error()));
   hubs_->test(request.name(), std::move(stream));
 }
 
 // ---- pilots ----------------------------------------------------------------------------------------------------------
 
+bool Coordinator::has_local_pilot() const {
+  return std::ranges::any_of(state().pilots, [](const auto& entry) {
+    const Pilot& pilot = entry.second;
+    return !ended(pilot.state) && like_the_local_pilot(pilot) && !pilot.stop_wanted && !pilot.drain_wanted;
+  });
+}
+
 void Coordinator::ensure_local_pilot() {
-  if (!config_.local_pilot) return;
-  for (const auto& [id, pilot] : state().pilots)
-    if (!ended(pilot.state) && pilot.spec.resource() == "local" && pilot.spec.label() == "local" && !pilot.stop_wanted) return;
+  if (!config_.local_pilot || has_local_pilot()) return;
   v1::PilotSpec spec;
   spec.set_resource("local");
   spec.set_label("local");
   spec.set_slots_per_node(config_.local_slots);
   spec.set_idle_ms(-1);
-  if (auto id = core_.start_pilot(std::move(spec), now(), out_); !id)
-    spdlog::error("the local pilot cannot be started: {}", id.error().text());
+  if (auto id = core_.start_pilot(std::move(spec), now(), out_)) (void)journal_->put(local_pilot_key, std::to_string(id->value));
+  else spdlog::error("the local pilot cannot be started: {}", id.error().text());
   touch();
 }
 
-// The one that was lost is started again: at once, but not in a tight circle when it cannot live.
-void Coordinator::replace_local_pilot() {
-  if (ending_ || local_replacement_.expiry() > std::chrono::steady_clock::now()) return;
-  asio::post(io_, [this] { ensure_local_pilot(); });
-  local_replacement_.expires_after(local_replacement_pause);
+// At the start: one of an earlier daemon that is not as the configuration says now ends after its jobs.
+void Coordinator::fit_local_pilot() {
+  const auto it = state().pilots.find(PilotId{std::strtoull(journal_->get(local_pilot_key).c_str(), nullptr, 10)});
+  if (it == state().pilots.end() || ended(it->second.state) || it->second.stop_wanted || it->second.drain_wanted) return;
+  if (config_.local_pilot && it->second.spec.slots_per_node() == config_.local_slots) return;
+  spdlog::info("the local pilot {} drains: the configuration has changed", it->first.value);
+  (void)core_.stop_pilot(it->first, true, "the configuration of the local pilot has changed", now(), out_);
+}
+
+// The one that was lost is started again: at once when it had been running, then after longer and longer when it cannot live.
+void Coordinator::replace_local_pilot(const Pilot& lost) {
+  if (ending_ || stopping_ || lost.id == local_lost_ || has_local_pilot()) return;
+  local_lost_ = lost.id;
+  if (lost.running_ms && lost.ended_ms - lost.running_ms >= std::chrono::milliseconds(local_pilot_proven).count()) local_failures_ = 0;
+  if (!lost.running_ms) {
+    // The last one shows why; those before it would pile up.
+    if (const PilotId before = std::exchange(local_not_started_, lost.id); before) {
+      core_.forget_pilot(before, now(), out_);
+      touch();
+    }
+  }
+  local_replacement_.expires_after(std::chrono::milliseconds(local_replacement_pause_ms(local_failures_++)));
   local_replacement_.async_wait([this](boost::system::error_code code) {
-    if (code) return;
-    ensure_local_pilot();
+    if (!code && !stopping_ && !ending_) ensure_local_pilot();
   });
+}
+
+Status Coordinator::takes_work() const {
+  if (!stopping_) return {};
+  return fail(Code::failed_precondition, "the daemon is being stopped, with all jobs and pilots",
+              "try again when 'flotilla daemon stop --all' has ended");
 }
 
 Result<std::vector<PilotId>> Coordinator::select_pilots(const google::protobuf::RepeatedField<std::uint64_t>& ids,
@@ -510,7 +555,7 @@ Result<std::vector<PilotId>> Coordinator::select_pilots(const google::protobuf::
   std::vector<PilotId> selected;
   for (const auto id : ids) {
     if (!state().pilots.contains(PilotId{id}))
-      return fail(Code::not_found, fmt::format("there is no pilot {}", id), "flotilla pilot list --all shows them");
+      return fail(Code::not_found, fmt::format("there is no pilot {}", id), "flotilla pilot list --ended shows them");
     selected.push_back(PilotId{id});
   }
   if (!ids.empty()) return selected;
@@ -525,6 +570,7 @@ Result<std::vector<PilotId>> Coordinator::select_pilots(const google::protobuf::
 }
 
 void Coordinator::start_pilot(const v1::StartPilotRequest& request, Reply<v1::Pilot> reply) {
+  if (auto status = takes_work(); !status) return reply(fail(status.error()));
   const std::uint32_t count = std::max(1u, request.count());
   PilotId first;
   for (std::uint32_t i = 0; i < count; ++i) {
@@ -564,7 +610,8 @@ void Coordinator::wait_pilots(const v1::WaitPilotsRequest& request, CallContextP
   if (selected->empty()) return reply(fail(Code::not_found, "there is no pilot to wait for", "start one: flotilla pilot start RESOURCE"));
   auto answer = [this, ids = *selected] {
     v1::ListPilotsReply all;
-    for (const PilotId id : ids) *all.add_pilots() = describe(state(), state().pilots.at(id));
+    for (const PilotId id : ids)
+      if (const auto it = state().pilots.find(id); it != state().pilots.end()) *all.add_pilots() = describe(state(), it->second);
     return all;
   };
   wait_until(
@@ -572,7 +619,9 @@ void Coordinator::wait_pilots(const v1::WaitPilotsRequest& request, CallContextP
       [this, ids = *selected, for_end = request.ended(), answer, reply] {
         bool all = true;
         for (const PilotId id : ids) {
-          const Pilot& pilot = state().pilots.at(id);
+          const auto it = state().pilots.find(id);
+          if (it == state().pilots.end()) continue;  // it has ended, and was forgotten
+          const Pilot& pilot = it->second;
           if (for_end) {
             all &= ended(pilot.state);
           } else if (ended(pilot.state)) {
@@ -589,7 +638,9 @@ void Coordinator::wait_pilots(const v1::WaitPilotsRequest& request, CallContextP
       [this, ids = *selected, reply, ms = request.timeout_ms()] {
         std::string waiting;
         for (const PilotId id : ids) {
-          const Pilot& pilot = state().pilots.at(id);
+          const auto it = state().pilots.find(id);
+          if (it == state().pilots.end()) continue;
+          const Pilot& pilot = it->second;
           if (pilot.state != v1::PILOT_RUNNING)
             waiting += fmt::format("{}pilot {} is {}{}", waiting.empty() ? "" : "; ", id.value, word(pilot.state),
                                    pilot.message.empty() ? "" : " (" + pilot.message + ")");
@@ -616,12 +667,15 @@ Result<std::vector<JobId>> Coordinator::select_jobs(const google::protobuf::Repe
 }
 
 void Coordinator::submit(const v1::SubmitRequest& request, Reply<v1::SubmitReply> reply) {
+  if (auto status = takes_work(); !status) return reply(fail(status.error()));
   for (const auto& spec : request.specs())
     for (const auto& file : spec.files())
       if (file.sha256().size() == 32 && !blobs_.has(file.sha256()))
         return reply(
             fail(Code::failed_precondition, fmt::format("the input file '{}' was not sent", file.name()), "send it with PutBlob first"));
-  auto ids = core_.submit({request.specs().begin(), request.specs().end()}, now(), out_);
+  std::vector<v1::JobSpec> specs(request.specs().begin(), request.specs().end());
+  for (auto& spec : specs) spec.clear_cancel_with_client();  // no client stays at it
+  auto ids = core_.submit(std::move(specs), now(), out_);
   if (!ids) return reply(fail(ids.error()));
   after_commit([ids = *ids, reply] {
     v1::SubmitReply answer;
@@ -735,6 +789,7 @@ void Coordinator::why_job(const v1::WhyJobRequest& request, Reply<v1::WhyJobRepl
 }
 
 void Coordinator::start_worker(const v1::StartWorkerRequest& request, CallContextPtr call, Reply<v1::WorkerChannel> reply) {
+  if (auto status = takes_work(); !status) return reply(fail(status.error()));
   if (!request.spec().has_worker()) return reply(fail(Code::invalid_argument, "the description is of a command, not of a worker"));
   if (request.start_key().size() > start_key_limit_bytes)
     return reply(fail(Code::invalid_argument,

@@ -41,7 +41,7 @@ class Coordinator final : public MonitorSource {
   // Replays the journal, binds the sockets of pilots, starts the web page and the local pilot.
   Status start();
   // From now on clients that go away do so because the daemon ends: their jobs go on.
-  void begin_end() { ending_ = true; }
+  void begin_end();
   // Called when the daemon is to end (signal, or the end of a Shutdown call).
   std::function<void()> on_end;
 
@@ -127,12 +127,18 @@ class Coordinator final : public MonitorSource {
   void accept_pilots();
   void on_local_frame(const link::LinkPtr& link, v1::Frame frame);
   void on_local_closed(const link::LinkPtr& link, const std::string& cause);
+  bool has_local_pilot() const;
   void ensure_local_pilot();
-  void replace_local_pilot();
+  void replace_local_pilot(const Pilot& lost);
+  void fit_local_pilot();
+  // Refused while everything is being stopped: what would begin now could be left behind.
+  Status takes_work() const;
   void launch(PilotId id);
 
   void take_output(NodeId from, const v1::OutputData& data);
+  InputFlow& input_flow(const Job& job);
   void send_input(const Job& job, InputFlow::Piece piece);
+  void send_held_input(const Job& job);
   void on_input_taken(NodeId from, const v1::InputTaken& taken);
   void resend_input(NodeId to, const v1::PilotHello& hello);
   void settle_output(JobId id);  // forgets the attempt when all is in
@@ -167,6 +173,9 @@ class Coordinator final : public MonitorSource {
   boost::asio::steady_timer sampling_;
   bool sampling_on_ = false;
   boost::asio::steady_timer local_replacement_;
+  unsigned local_failures_ = 0;  // of local pilots, one after the other
+  PilotId local_lost_;           // the last of them
+  PilotId local_not_started_;    // the last of them that did not even register
 
   Prompts prompts_;
   OutputStore outputs_;
@@ -199,6 +208,7 @@ class Coordinator final : public MonitorSource {
   std::map<JobId, Sample> samples_;
   std::int64_t started_ms_;
   bool ending_ = false;
+  std::shared_ptr<Stopping> stopping_;  // from the first step of `stop --all` on
 };
 
 }  // namespace flotilla::daemon

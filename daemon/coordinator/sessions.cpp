@@ -12,10 +12,11 @@ namespace flotilla::daemon {
 namespace {
 constexpr std::size_t output_chunk_bytes = 256u << 10;
 constexpr std::size_t output_queue_bytes = 1u << 20;  // what may wait for a slow client
-constexpr std::size_t early_input_bytes = 1u << 20;   // what may wait for a job that has not started
 constexpr char end_of_file_character = '\x04';        // a terminal's
 constexpr std::uint64_t log_tail_bytes = 64u << 10;
 constexpr auto log_poll = std::chrono::milliseconds(250);  // only while somebody follows the daemon's own log
+
+bool takes_input(const Job& job) { return job.spec->has_command() && (job.spec->command().stdin_open() || job.spec->command().terminal()); }
 }  // namespace
 
 // ---- attach --------------------------------------------------------------------------------------------------
@@ -72,6 +73,8 @@ void Coordinator::AttachSession::on_message(v1::AttachInput message) {
       break;
     case v1::AttachInput::kDetach:
       detached = true;
+      c.core_.release_job(id, now(), c.out_);
+      c.touch();
       leave();
       stream->finish({});
       break;
@@ -85,6 +88,10 @@ void Coordinator::AttachSession::open(v1::AttachOpen open) {
   offsets[0] = open.stdout_offset();
   offsets[1] = open.stderr_offset();
   if (open.has_submit()) {
+    if (auto status = c.takes_work(); !status) {
+      over = true;
+      return stream->finish(fail(status.error()));
+    }
     for (const auto& file : open.submit().files())
       if (file.sha256().size() == 32 && !c.blobs_.has(file.sha256())) {
         over = true;
@@ -112,6 +119,11 @@ void Coordinator::AttachSession::open(v1::AttachOpen open) {
     else if (open.tail_bytes() && there > open.tail_bytes()) offsets[which - 1] = std::max(offsets[which - 1], there - open.tail_bytes());
   }
   cancel_with_client = open.comes_back() && job->spec->cancel_with_client();
+  // Somebody who attaches by hand takes a job over whose own client has not come back.
+  if (follow && !output_only && c.core_.client_came_back(job->id) && !cancel_with_client) {
+    c.core_.release_job(job->id, now(), c.out_);
+    c.touch();
+  }
   joined(job->id);
 }
 
@@ -119,6 +131,11 @@ void Coordinator::AttachSession::joined(JobId job) {
   if (over) return;
   id = job;
   c.attached_[id].push_back(shared_from_this());
+  if (const Job* open = c.state().job(id); open && !ended(open->state) && follow && !output_only && takes_input(*open)) {
+    const InputFlow& flow = c.input_flow(*open);
+    input_begins = flow.end();
+    if (flow.known()) tell_input_begins();
+  }
   on_job_changed();
 }
 
@@ -127,11 +144,6 @@ void Coordinator::AttachSession::on_job_changed() {
   if (!job || over) return;
   // The last state comes after the last output: pump() tells it.
   if (!std::exchange(told, true) || !follow || !ended(job->state)) tell(*job);
-  if (job->state == v1::JOB_RUNNING && (!early_input.empty() || early_eof)) {
-    const bool eof = std::exchange(early_eof, false);
-    stream->resume();
-    feed(std::exchange(early_input, {}), eof);  // which may pause it again
-  }
   pump();
 }
 
@@ -144,21 +156,38 @@ void Coordinator::AttachSession::tell(const Job& job) {
 void Coordinator::AttachSession::feed(std::string data, bool eof) {
   const Job* job = c.state().job(id);
   if (!job || ended(job->state)) return;
-  if (job->state != v1::JOB_RUNNING) {
-    early_input += data;
-    early_eof |= eof;
-    if (early_input.size() > early_input_bytes) stream->pause();
-    return;
-  }
   if (eof && job->spec->command().terminal()) {
     data += end_of_file_character;
     eof = false;
   }
-  const Node* node = c.state().node(job->node);
-  InputFlow& flow = c.input_flows_.try_emplace(id, InputFlow(node && node->linked)).first->second;
+  InputFlow& flow = c.input_flow(*job);
   auto piece = flow.add(std::move(data), eof);
   if (flow.full()) stream->pause();
   if (piece) c.send_input(*job, std::move(*piece));
+}
+
+void Coordinator::AttachSession::tell_input_begins() {
+  input_told = true;
+  v1::AttachOutput message;
+  message.set_stdin_next(input_begins);
+  stream->send(std::move(message));
+}
+
+InputFlow& Coordinator::input_flow(const Job& job) {
+  if (const auto there = input_flows_.find(job.id); there != input_flows_.end()) return there->second;
+  // Nothing is sent to a job that does not run: then none can be under way. Of one that ran before this daemon its pilot knows.
+  const Node* node = state().node(job.node);
+  const bool running = job.state == v1::JOB_RUNNING;
+  InputFlow& flow = input_flows_.emplace(job.id, InputFlow(!running || (node && node->linked))).first->second;
+  if (running) flow.begin();
+  return flow;
+}
+
+void Coordinator::send_held_input(const Job& job) {
+  if (job.state != v1::JOB_RUNNING) return;
+  const auto flow = input_flows_.find(job.id);
+  if (flow == input_flows_.end()) return;
+  for (auto& piece : flow->second.begin()) send_input(job, std::move(piece));
 }
 
 void Coordinator::send_input(const Job& job, InputFlow::Piece piece) {
@@ -179,11 +208,16 @@ void Coordinator::resend_input(NodeId to, const v1::PilotHello& hello) {
     const JobId id{report.id().job()};
     const Job* job = state().job(id);
     if (!job || job->attempt != report.id().attempt() || job->node != to || job->state != v1::JOB_RUNNING) continue;
-    const auto flow = input_flows_.find(id);
-    if (flow != input_flows_.end()) {
-      for (auto& piece : flow->second.on_inventory(report.stdin_bytes(), report.stdin_eof())) send_input(*job, std::move(piece));
-    } else if (report.stdin_bytes()) {
-      input_flows_.try_emplace(id, InputFlow(false)).first->second.on_inventory(report.stdin_bytes(), report.stdin_eof());
+    if (!takes_input(*job) && !input_flows_.contains(id)) continue;
+    InputFlow& flow = input_flows_.try_emplace(id, InputFlow(false)).first->second;
+    const std::uint64_t shift = flow.known() ? 0 : report.stdin_bytes();
+    for (auto& piece : flow.on_inventory(report.stdin_bytes(), report.stdin_eof())) send_input(*job, std::move(piece));
+    const auto attached = attached_.find(id);
+    if (attached == attached_.end()) continue;
+    for (auto& session : attached->second) {
+      if (session->input_told || session->output_only || !session->follow || !takes_input(*job)) continue;
+      session->input_begins += shift;
+      session->tell_input_begins();
     }
   }
 }
@@ -194,9 +228,16 @@ void Coordinator::on_input_taken(NodeId from, const v1::InputTaken& taken) {
   const Job* job = state().job(id);
   if (flow == input_flows_.end() || !job || job->node != from) return;
   flow->second.on_taken(taken.bytes());
-  if (flow->second.full()) return;
-  if (const auto attached = attached_.find(id); attached != attached_.end())
-    for (auto& session : attached->second) session->stream->resume();
+  const auto attached = attached_.find(id);
+  if (attached == attached_.end()) return;
+  for (auto& session : attached->second) {
+    if (session->input_told) {
+      v1::AttachOutput message;
+      message.set_stdin_taken(taken.bytes());
+      session->stream->send(std::move(message));
+    }
+    if (!flow->second.full()) session->stream->resume();
+  }
 }
 
 void Coordinator::AttachSession::pump() {

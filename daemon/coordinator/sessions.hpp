@@ -21,6 +21,7 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
   void leave();
   void tell(const Job& job);
   void feed(std::string data, bool eof);
+  void tell_input_begins();
 
   Coordinator& c;
   TwoWayStreamPtr<v1::AttachInput, v1::AttachOutput> stream;
@@ -31,8 +32,9 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
   bool told = false;  // the first state
   v1::JobState last_state = v1::JOB_SUBMITTED;
   bool last_unreachable = false;
-  std::string early_input;  // until the job runs
-  bool early_eof = false;
+  // Where this client's input begins; while the flow is not known: beyond what the pilot has.
+  std::uint64_t input_begins = 0;
+  bool input_told = false;
 };
 
 // One ReadLogs call.

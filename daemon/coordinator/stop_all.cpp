@@ -4,7 +4,9 @@
 
 #include <ctime>
 #include <fstream>
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "daemon/coordinator/coordinator.hpp"
 #include "daemon/coordinator/hubs.hpp"
@@ -40,7 +42,9 @@ std::string listed(const Ids& ids) {
 }  // namespace
 
 struct Coordinator::Stopping {
-  OutStreamPtr<v1::Progress> stream;
+  std::vector<OutStreamPtr<v1::Progress>> streams;  // all who asked for it
+  std::optional<v1::Progress> last;                 // it is over
+  std::vector<unique_fd> guards;                    // pidfds of the local pilots' guards, which outlive them for a moment
   StopAll plan;
   asio::steady_timer timer;
   std::set<std::string> reported;
@@ -50,22 +54,34 @@ struct Coordinator::Stopping {
     progress.set_message(message);
     progress.set_fraction(-1);
     progress.set_done(done);
-    stream->send(progress);
+    send(progress);
+  }
+  void send(const v1::Progress& progress) {
+    if (progress.done()) last = progress;
+    for (auto& stream : streams) stream->send(progress);
+  }
+  void finish(const Status& status) {
+    for (auto& stream : std::exchange(streams, {})) stream->finish(status);
   }
 };
 
 void Coordinator::shutdown(bool all, OutStreamPtr<v1::Progress> stream) {
   if (all) return stop_everything(std::move(stream));
   after_commit([this, stream] {
-    if (std::exchange(ending_, true)) return;
-    hubs_->note_end_of_daemon();
+    if (stopping_ && !ending_) {
+      stopping_->timer.cancel();
+      stopping_->finish(fail(Code::unavailable, "the daemon was stopped before everything had ended", "flotilla daemon stop --all"));
+    }
+    const bool first = !ending_;
+    begin_end();
+    if (first) hubs_->note_end_of_daemon();
     v1::Progress progress;
     progress.set_message("the daemon ends; pilots and jobs go on");
     progress.set_fraction(-1);
     progress.set_done(true);
     stream->send(progress);
     stream->finish({});
-    end_soon();
+    if (first) end_soon();
   });
 }
 
@@ -77,8 +93,17 @@ void Coordinator::end_soon() {
 }
 
 void Coordinator::stop_everything(OutStreamPtr<v1::Progress> stream) {
+  if (stopping_ && !stopping_->streams.empty()) return stopping_->streams.push_back(std::move(stream));
+  if (stopping_ && stopping_->last) {
+    stream->send(*stopping_->last);
+    return stream->finish({});
+  }
+  if (ending_)
+    return stream->finish(fail(Code::unavailable, "the daemon is ending already", "then: flotilla daemon stop --all", Retry::yes));
   auto stopping = std::make_shared<Stopping>(io_);
-  stopping->stream = std::move(stream);
+  stopping->streams.push_back(std::move(stream));
+  stopping_ = stopping;
+  local_replacement_.cancel();
   // Where there may be something of ours: before anything is stopped, as a start under way counts as ended when it is called off.
   std::set<std::string> places;
   std::size_t jobs = 0, pilots = 0;
@@ -89,6 +114,13 @@ void Coordinator::stop_everything(OutStreamPtr<v1::Progress> stream) {
       ++pilots;
       if (pilot.state != v1::PILOT_SUBMITTED) places.insert(pilot.spec.resource());
     }
+  if (local_driver_.under_way()) places.insert("local");
+  for (const auto& [id, node] : local_nodes_)
+    if (const Node* there = state().node(id); there && !there->gone)
+      if (unique_fd guard = guard_of(static_cast<int>(there->record.pid()))) {
+        stopping->guards.push_back(std::move(guard));
+        places.insert("local");
+      }
   for (bool more = true; std::exchange(more, false);)
     for (const std::string& name : std::set(places))
       if (const auto it = state().resources.find(name); it != state().resources.end() && !it->second.spec.gateway().empty())
@@ -114,7 +146,11 @@ void Coordinator::step_stopping(const std::shared_ptr<Stopping>& stopping) {
   for (const auto& [name, part] : stopping->plan.parts()) {
     StopFacts& facts = all[name];
     for (const auto& [id, pilot] : state().pilots) facts.pilots += !ended(pilot.state) && pilot.spec.resource() == name;
-    if (part.local) continue;
+    if (part.local) {
+      std::erase_if(stopping->guards, [](const unique_fd& guard) { return process_ended(guard); });
+      if (name == "local") facts.pilots += local_driver_.under_way() + stopping->guards.size();
+      continue;
+    }
     const auto standing = hubs_->standing(name);
     facts.connected = standing.connected;
     facts.connecting = standing.connecting;
@@ -157,7 +193,8 @@ void Coordinator::step_stopping(const std::shared_ptr<Stopping>& stopping) {
 }
 
 void Coordinator::finish_stopping(const std::shared_ptr<Stopping>& stopping) {
-  if (std::exchange(ending_, true)) return;
+  if (ending_) return;
+  begin_end();
   std::vector<std::string> left;
   for (const auto& [name, part] : stopping->plan.parts()) {
     std::vector<PilotId> pilots;
@@ -205,9 +242,9 @@ void Coordinator::finish_stopping(const std::shared_ptr<Stopping>& stopping) {
     progress.set_fraction(-1);
     progress.set_done(true);
     *progress.mutable_error() = to_wire(error);
-    stopping->stream->send(progress);
+    stopping->send(progress);
   }
-  stopping->stream->finish({});
+  stopping->finish({});
   hubs_->note_end_of_daemon();
   end_soon();
 }

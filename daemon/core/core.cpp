@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "daemon/core/validate.hpp"
 #include "proto/base/hex.hpp"
@@ -157,6 +158,21 @@ void Core::restored(Now now, Outbox& out) {
   dirty_ = true;
 }
 
+void Core::await_clients(Now now) {
+  awaited_since_boot_ms_ = now.boot_ms;
+  for (const auto& [id, job] : state_.jobs)
+    if (!ended(job.state) && job.spec->cancel_with_client() && !job.released) awaited_.insert(id);
+}
+
+void Core::release_job(JobId id, Now now, Outbox& out) {
+  awaited_.erase(id);
+  const Job* job = find(id);
+  if (!job || ended(job->state) || job->released || !job->spec->cancel_with_client()) return;
+  v1::Event event;
+  event.set_job_released(id.value);
+  emit(std::move(event), now, out);
+}
+
 // ---- resources ---------------------------------------------------------------------------------------
 
 Status Core::add_resource(v1::ResourceSpec spec, bool replace, Now now, Outbox& out) {
@@ -268,6 +284,15 @@ Status Core::stop_pilot(PilotId id, bool drain, const std::string& why_stopped, 
   if (drain) change_pilot(pilot, PilotEvent::drain, "drains: " + why_stopped, now, out);
   dirty_ = true;
   return {};
+}
+
+void Core::forget_pilot(PilotId id, Now now, Outbox& out) {
+  const auto it = state_.pilots.find(id);
+  if (it == state_.pilots.end() || !ended(it->second.state) || it->second.running_ms) return;
+  v1::Event event;
+  event.set_pilot_forgotten(id.value);
+  emit(std::move(event), now, out);
+  out.changed_pilots.insert(id);
 }
 
 void Core::on_launch_report(const v1::LaunchReport& report, Now now, Outbox& out) {
@@ -784,7 +809,7 @@ void Core::set_channel_stats(JobId id, const v1::ChannelStats& stats) {
 // ---- time -----------------------------------------------------------------------------------------------
 
 bool Core::needs_ticks() const {
-  if (!state_.queue.timed().empty() || !state_.prefilled.timed().empty()) return true;
+  if (!state_.queue.timed().empty() || !state_.prefilled.timed().empty() || !awaited_.empty()) return true;
   for (const auto& [id, pilot] : state_.pilots) {
     if (ended(pilot.state)) continue;
     if (pilot.state == v1::PILOT_UNREACHABLE || (pilot.state == v1::PILOT_STARTING && pilot.unwatched_start_boot_ms)) return true;
@@ -795,6 +820,9 @@ bool Core::needs_ticks() const {
 }
 
 void Core::on_tick(Now now, Outbox& out) {
+  if (!awaited_.empty() && now.boot_ms - awaited_since_boot_ms_ >= settings_.client_grace_ms)
+    for (const JobId id : std::exchange(awaited_, {}))
+      (void)cancel(id, v1::CANCELED_BY_USER, "its client did not come back after the daemon was killed", now, out);
   const std::set<JobId> queued = state_.queue.timed();
   for (const JobId id : queued) end_wait_at_limit(*find(id), now, out);
   const std::set<JobId> prefilled = state_.prefilled.timed();

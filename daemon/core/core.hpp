@@ -3,6 +3,7 @@
 // and only then sends `frames`, carries out the rest and answers.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <set>
 #include <string>
@@ -42,7 +43,15 @@ struct CoreSettings {
   std::int64_t lease_margin_ms = 30'000;
   // A dead pilot whose link broke no longer before than this had begun nothing that it did not report.
   std::int64_t unheard_limit_ms = 5'000;
+  // After the daemon was killed: how long clients have to come back to the jobs that end with them. They take up to 20 s.
+  std::int64_t client_grace_ms = 60'000;
 };
+
+// Before a local pilot that died is started again, which happened `failures` times already without one that lasted.
+constexpr std::int64_t local_replacement_pause_ms(unsigned failures) {
+  constexpr std::int64_t first = 10'000, longest = 600'000;
+  return failures == 0 ? 0 : failures > 6 ? longest : std::min(longest, first << (failures - 1));
+}
 
 class Core {
  public:
@@ -53,6 +62,9 @@ class Core {
   bool replay(const v1::Event& event) { return apply(state_, event); }
   // After the last one: nothing is linked, what was running is unreachable until it registers.
   void restored(Now now, Outbox& out);
+  // After restored(), when the last daemon was killed: its clients may have died with it, and jobs that end with their client would go on
+  // for nobody. Those that nobody comes back to are canceled.
+  void await_clients(Now now);
 
   // ---- the user's words ------------------------------------------------------------------------
   Status add_resource(v1::ResourceSpec spec, bool replace, Now now, Outbox& out);
@@ -64,6 +76,12 @@ class Core {
   Status cancel(JobId id, v1::ExitKind kind, const std::string& message, Now now, Outbox& out);
   Status signal(JobId id, int signal, Now now, Outbox& out);
   Status forget_job(JobId id, Now now, Outbox& out);
+  // One that never ran and has ended.
+  void forget_pilot(PilotId id, Now now, Outbox& out);
+  // Its client let go of it, or somebody else took it over: it does not end with its client.
+  void release_job(JobId id, Now now, Outbox& out);
+  // Its client is there again. False: it was not waited for.
+  bool client_came_back(JobId id) { return awaited_.erase(id) == 1; }
 
   // ---- what hubs and pilots say ------------------------------------------------------------------
   void on_hub_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction, Now now, Outbox& out);
@@ -114,6 +132,8 @@ class Core {
   CoreSettings settings_;
   std::function<std::string()> new_secret_;
   State state_;
+  std::set<JobId> awaited_;  // jobs whose clients have not come back yet
+  std::int64_t awaited_since_boot_ms_ = 0;
   bool dirty_ = false;
 };
 

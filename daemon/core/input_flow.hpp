@@ -1,10 +1,12 @@
-// A job's input on its way to the pilot: kept until the job has taken it, so that what a cut link swallowed is sent again. Pure.
+// A job's input on its way to the pilot: held until the job runs, and kept until the job has taken it, so that what a cut link
+// swallowed is sent again. Pure.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace flotilla::daemon {
@@ -28,8 +30,13 @@ class InputFlow {
     const Piece piece{end(), data, eof};
     kept_ += data;
     eof_ = eof_ || eof;
-    if (!known_) return std::nullopt;
+    if (!known_ || !begun_) return std::nullopt;
     return piece;
+  }
+  // The job runs. Returns what came before.
+  std::vector<Piece> begin() {
+    if (std::exchange(begun_, true) || !known_) return {};
+    return from(base_, false);
   }
   void on_taken(std::uint64_t bytes) {
     if (!known_ || bytes <= base_) return;
@@ -43,21 +50,26 @@ class InputFlow {
       known_ = true;
       base_ = received;
     }
-    std::vector<Piece> again;
-    std::uint64_t at = std::clamp(received, base_, end());
-    for (; at < end(); at += again.back().data.size()) again.push_back({at, kept_.substr(at - base_, piece_bytes), false});
-    if (eof_ && !eof_received) {
-      if (again.empty()) again.push_back({at, {}, true});
-      else again.back().eof = true;
-    }
-    return again;
+    begun_ = true;
+    return from(std::clamp(received, base_, end()), eof_received);
   }
   bool full() const { return kept_.size() > credit_bytes; }
+  bool known() const { return known_; }
+  std::uint64_t end() const { return base_ + kept_.size(); }  // while it is not known: beyond what the pilot has
 
  private:
-  std::uint64_t end() const { return base_ + kept_.size(); }
+  std::vector<Piece> from(std::uint64_t at, bool eof_received) const {
+    std::vector<Piece> pieces;
+    for (; at < end(); at += pieces.back().data.size()) pieces.push_back({at, kept_.substr(at - base_, piece_bytes), false});
+    if (eof_ && !eof_received) {
+      if (pieces.empty()) pieces.push_back({at, {}, true});
+      else pieces.back().eof = true;
+    }
+    return pieces;
+  }
 
   bool known_;
+  bool begun_ = false;
   std::uint64_t base_ = 0;  // of the first byte that is kept
   std::string kept_;
   bool eof_ = false;

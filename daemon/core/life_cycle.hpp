@@ -3,6 +3,7 @@
 
 #include <array>
 #include <optional>
+#include <cstdint>
 #include <span>
 
 #include "flotilla/v1/types.pb.h"

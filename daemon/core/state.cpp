@@ -242,6 +242,12 @@ bool apply(State& state, const v1::Event& event) {
       job->canceling_message = event.job_canceling().message();
       return true;
     }
+    case v1::Event::kJobReleased: {
+      Job* job = find(state, event.job_released());
+      if (!job) return false;
+      job->released = true;
+      return true;
+    }
     case v1::Event::kJobForgotten: return state.jobs.erase(JobId{event.job_forgotten()}) == 1;
     case v1::Event::kPilotForgotten: return state.pilots.erase(PilotId{event.pilot_forgotten()}) == 1;
     case v1::Event::WHAT_NOT_SET: return false;

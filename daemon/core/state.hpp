@@ -89,6 +89,7 @@ struct Job {
   std::uint64_t stdout_bytes = 0, stderr_bytes = 0;
   v1::ExitKind canceling = v1::EXIT_NONE;  // a cancel that the pilot has to carry out
   std::string canceling_message;
+  bool released = false;   // its client let go of it: it does not end with its client any more
   bool prefilled = false;  // dispatched to a node that has no room for it yet
   // not journalled
   NodeId retract_to;   // it was asked back, for this node

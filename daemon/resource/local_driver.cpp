@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <google/protobuf/util/json_util.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/syscall.h>
@@ -12,7 +13,9 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <map>
 
 #include "proto/base/paths.hpp"
@@ -52,6 +55,25 @@ class Watch final : public ProcessWatch, public std::enable_shared_from_this<Wat
 };
 }  // namespace
 
+unique_fd guard_of(int pilot_pid) {
+  std::ifstream status("/proc/" + std::to_string(pilot_pid) + "/status");
+  int parent = 0;
+  for (std::string line; std::getline(status, line);)
+    if (std::sscanf(line.c_str(), "PPid: %d", &parent) == 1) break;
+  if (parent <= 1) return {};
+  unique_fd guard(open_pidfd(parent));
+  std::ifstream cmdline("/proc/" + std::to_string(parent) + "/cmdline");
+  std::string program;
+  std::getline(cmdline, program, '\0');
+  if (program.find("flotilla-agent") == std::string::npos) return {};
+  return guard;
+}
+
+bool process_ended(const unique_fd& pidfd) {
+  pollfd wait{pidfd.get(), POLLIN, 0};
+  return poll(&wait, 1, 0) != 0;
+}
+
 std::shared_ptr<ProcessWatch> ProcessWatch::start(asio::io_context& io, int pid, std::function<void()> gone) {
   auto watch = std::make_shared<Watch>(io, std::move(gone));
   watch->begin(pid);
@@ -89,14 +111,18 @@ void LocalDriver::launch(const v1::PilotStart& start) {
     asio::post(io_, [this, report] { report_(report); });
   };
   (void)google::protobuf::util::MessageToJsonString(start, &launch->config);
-  int in[2], out[2], err[2];
-  if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0)
-    return failed("cannot make pipes for the pilot: " + std::string(std::strerror(errno)));
+  unique_fd in[2], out[2], err[2];
+  for (auto* ends : {in, out, err}) {
+    int made[2];
+    if (pipe2(made, O_CLOEXEC) != 0) return failed("cannot make pipes for the pilot: " + std::string(std::strerror(errno)));
+    ends[0].reset(made[0]);
+    ends[1].reset(made[1]);
+  }
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, in[0], 0);
-  posix_spawn_file_actions_adddup2(&actions, out[1], 1);
-  posix_spawn_file_actions_adddup2(&actions, err[1], 2);
+  posix_spawn_file_actions_adddup2(&actions, in[0].get(), 0);
+  posix_spawn_file_actions_adddup2(&actions, out[1].get(), 1);
+  posix_spawn_file_actions_adddup2(&actions, err[1].get(), 2);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   sigset_t none, all;
@@ -110,18 +136,13 @@ void LocalDriver::launch(const v1::PilotStart& start) {
   const int result = posix_spawn(&launch->pid, program.c_str(), &actions, &attributes, argv, environ);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
-  close(in[0]);
-  close(out[1]);
-  close(err[1]);
-  if (result != 0) {
-    close(in[1]);
-    close(out[0]);
-    close(err[0]);
-    return failed(fmt::format("cannot start {}: {}", program, std::strerror(result)));
-  }
-  launch->in.assign(in[1]);
-  launch->out.assign(out[0]);
-  launch->err.assign(err[0]);
+  in[0].reset();
+  out[1].reset();
+  err[1].reset();
+  if (result != 0) return failed(fmt::format("cannot start {}: {}", program, std::strerror(result)));
+  launch->in.assign(in[1].release());
+  launch->out.assign(out[0].release());
+  launch->err.assign(err[0].release());
   launch->exited.assign(open_pidfd(launch->pid));
   launches_[start.pilot()] = launch;
 

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "flotilla/v1/link.pb.h"
+#include "proto/base/unique_fd.hpp"
 
 namespace flotilla::daemon {
 
@@ -19,8 +20,10 @@ class LocalDriver {
   ~LocalDriver();
   // Reports STARTED, or FAILED with stderr and exit code.
   void launch(const v1::PilotStart& start);
-  // Ends a start under way.
+  // Ends a start under way, with all that it has started.
   void stop(std::uint64_t pilot);
+  // Starts that have neither succeeded nor wholly ended.
+  std::size_t under_way() const { return launches_.size(); }
 
  private:
   struct Launch;
@@ -31,6 +34,10 @@ class LocalDriver {
   void take_progress(Launch& launch);
   void finish(const std::shared_ptr<Launch>& launch);
 };
+
+// A pidfd of the guard of a pilot that runs here; none when there is no such pilot.
+unique_fd guard_of(int pilot_pid);
+bool process_ended(const unique_fd& pidfd);
 
 // Watches a process that is not a child: calls back once it is gone (at once when it already is).
 class ProcessWatch {

@@ -3,7 +3,7 @@
 
     solar_system.py                                                  all on this machine
     solar_system.py --on-gravity hpc1                                the gravity code on a pilot with that label, or of that resource
-    solar_system.py --mass-loss 1e-6 --on-gravity hpc1 --on-star here
+    solar_system.py --mass-loss 1e-6 --on-gravity hpc1 --on-star local
 """
 
 from __future__ import annotations

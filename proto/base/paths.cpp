@@ -49,6 +49,11 @@ fs::path state_dir() {
   return plain(base / "flotilla" / host_name());
 }
 
+bool config_file_named() {
+  const char* file = std::getenv("FLOTILLA_CONFIG");
+  return file && *file;
+}
+
 fs::path config_file() {
   if (const char* file = std::getenv("FLOTILLA_CONFIG"); file && *file) return plain(file);
   const char* xdg = std::getenv("XDG_CONFIG_HOME");

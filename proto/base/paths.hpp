@@ -18,6 +18,7 @@ std::filesystem::path home_dir();  // $HOME, else what the user database says
 // Absolute, without ".", ".." and superfluous slashes; symbolic links are not followed.
 std::filesystem::path state_dir();
 std::filesystem::path config_file();
+bool config_file_named();  // by $FLOTILLA_CONFIG
 // The directory of the sockets of this user's instance on this host: the hash is of the state directory, so that
 // two instances with different state directories never meet. Not created.
 std::filesystem::path runtime_dir();

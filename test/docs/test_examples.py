@@ -102,6 +102,7 @@ def test_the_examples_of_a_page(blocks, tmp_path):
             shutil.copy2(beds.program(name), programs / name)    # beside each other, as they are installed
         environment = {"PATH": f"{programs}:{beds.PATH}", "HOME": str(tmp_path), "NO_COLOR": "1", "LANG": "C.UTF-8",
                        "FLOTILLA_STATE_DIR": str(tmp_path / "state"), "FLOTILLA_CONFIG": str(tmp_path / "config.toml")}
+        (tmp_path / "config.toml").touch()
         try:
             check(subprocess.run(["bash", "-c", script], cwd=page, env=environment, capture_output=True, text=True, timeout=240,
                                  stdin=subprocess.DEVNULL), wanted)

@@ -76,6 +76,7 @@ class Place:
             "HOME": str(self.folder / "home"),
         }
         (self.folder / "home").mkdir()
+        (self.folder / "config.toml").touch()
         self._before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
 

@@ -26,6 +26,7 @@ def test_the_socket_is_where_the_program_has_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("FLOTILLA_STATE_DIR", "FLOTILLA_RUNTIME_DIR", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config.toml").touch()
     monkeypatch.setenv("FLOTILLA_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("FLOTILLA_AGENT", str(find_program("flotilla-agent")))
     state = f".local/state/flotilla/{_start.host_name()}"

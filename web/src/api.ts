@@ -58,12 +58,16 @@ export function watch(store: Store): () => void {
       if (source?.readyState === EventSource.CLOSED) void askWhy();
     };
   };
+  // An EventSource does not tell what was answered.
   const askWhy = async () => {
+    const asked = new AbortController();
     try {
-      await get("/api/v1/info");
+      await get("/api/v1/events", asked.signal);
     } catch (error) {
-      if (error instanceof ApiError && (error.status === 401 || error.status === 421))
-        store.setLive({ state: "refused", message: `${error.message}; ${error.hint}` });
+      if (error instanceof ApiError && [401, 421, 503].includes(error.status))
+        store.setLive({ state: "refused", message: error.hint ? `${error.message}; ${error.hint}` : error.message });
+    } finally {
+      asked.abort();             // taken this time: its place is for the stream
     }
     clearTimeout(timer);
     if (!stopped) timer = setTimeout(open, retryAfterMs);

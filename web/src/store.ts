@@ -15,6 +15,9 @@ export interface Counters {
 export interface Rates { at: number[]; calls: number[]; out: number[]; in: number[] }
 export const samplesKept = 300;
 
+// As many as a snapshot brings; a page that stays open does not keep more of those that have ended.
+export const endedJobsKept = 20_000;
+
 // The counters come every few seconds at the most: between two of them the rate is what it was, and it is set right when
 // the next ones are there. Without any for `heldSamples` the worker is idle.
 const heldSamples = 6;
@@ -54,6 +57,7 @@ export class Store {
   ready = false;                   // a complete state is there
 
   private state = new State();
+  private dropAt = endedJobsKept;
   private coming: State | null = null;      // a snapshot on its way; shown when it is complete
   private meters = new Map<number, Meter>();
   private listeners = new Set<() => void>();
@@ -76,6 +80,7 @@ export class Store {
   endSnapshot(): void {
     if (this.coming) this.state = this.coming;
     this.coming = null;
+    this.dropOldest();
     this.ready = true;
     this.touch();
   }
@@ -86,7 +91,19 @@ export class Store {
   apply(changes: Change[]): void {
     const state = this.coming ?? this.state;
     for (const change of changes) state.apply(change);
-    if (!this.coming) this.touch();
+    if (this.coming) return;
+    this.dropOldest();
+    this.touch();
+  }
+  // Looks at all jobs only now and then: a tenth above the limit is let in first.
+  private dropOldest(): void {
+    const { jobs } = this.state;
+    if (jobs.size < this.dropAt) return;
+    const ended = [...jobs.values()].filter((job) => hasEnded(job.state)).map((job) => job.id).sort((a, b) => a - b);
+    const over = Math.max(0, ended.length - endedJobsKept);
+    for (const id of ended.slice(0, over)) jobs.delete(id);
+    this.omittedJobs += over;
+    this.dropAt = jobs.size + endedJobsKept / 10;
   }
   setLive(live: Live): void {
     // Since the first moment; and a refusal stands until it is live again.

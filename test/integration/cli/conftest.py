@@ -67,6 +67,7 @@ class Cli:
         self.started: list[subprocess.Popen] = []
         for name in ("home", "state", "work"):
             (folder / name).mkdir()
+        (folder / "config.toml").touch()
         self.work = folder / "work"
         keep = ("PATH", "LANG", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS")
         self.environment = {name: os.environ[name] for name in keep if name in os.environ} | {

@@ -8,10 +8,15 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, WAIT_S, until
+from conftest import ROOT, WAIT_S, processes_of, until
+
+
+def left_of(cli) -> list[int]:
+    return processes_of(str(cli.folder))
 
 
 # ---- without a daemon
@@ -123,6 +128,79 @@ def test_stop_start_restart(own_cli):
     assert own_cli.run("run", "--", "echo", "back").out == "back\n"
     own_cli.run("daemon", "stop", "--kill")
     own_cli.run("daemon", "status", code=3)
+
+
+def test_stop_all_returns_when_nothing_is_left(own_cli):
+    """With a local pilot that has just been begun, with one that runs, and without a daemon, which need not start any."""
+    for wait in (False, True, True):
+        own_cli.run("daemon", "start")
+        if wait:
+            own_cli.run("run", "--", "true")
+        own_cli.run("daemon", "stop", "--all")
+        assert not left_of(own_cli)
+    before = own_cli.json("pilot", "list", "--ended")
+    own_cli.run("daemon", "stop", "--all")
+    own_cli.run("daemon", "stop", "--all")
+    assert not left_of(own_cli)
+    # The list starts the daemon, and that a local pilot.
+    assert len(own_cli.json("pilot", "list", "--ended")) == len(before) + 1
+
+
+def begin_to_stop(own_cli) -> subprocess.Popen:
+    """`daemon stop --all`, under way, which takes as long as a job has that does not heed TERM."""
+    own_cli.run("submit", "--on", "local", "--", "sh", "-c", "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done")
+    until(lambda: (own_cli.work / "pid").exists(), "it runs")
+    stop = own_cli.start("daemon", "stop", "--all")
+    until(lambda: "is being stopped" in own_cli.run("submit", "--on", "nowhere", "--", "true", code=None).err, "new work is refused")
+    return stop
+
+
+def test_while_all_is_being_stopped_nothing_new_begins(own_cli):
+    first = begin_to_stop(own_cli)
+    daemon = own_cli.daemon_pid()
+    others = [own_cli.start(*words) for words in (("pilot", "start", "local"), ("run", "--", "true"), ("daemon", "stop", "--all"))]
+    said = [process.communicate(timeout=WAIT_S)[1] for process in others]
+    assert b"is being stopped" in said[0] and b"is being stopped" in said[1], (said, daemon)
+    assert others[2].returncode == 0, said
+    assert first.wait(WAIT_S) == 0, first.stderr.read()
+    assert not left_of(own_cli)
+
+
+def test_stop_all_of_a_daemon_that_dies_meanwhile_has_failed(own_cli):
+    stop = begin_to_stop(own_cli)
+    os.kill(own_cli.daemon_pid(), signal.SIGKILL)
+    err = stop.communicate(timeout=WAIT_S)[1]
+    assert stop.returncode != 0 and b"before everything had" in err, err
+
+
+def test_a_configuration_that_is_named_has_to_be_there(own_cli):
+    (own_cli.folder / "config.toml").unlink()
+    ran = own_cli.run("daemon", "start", code=None)
+    assert ran.code != 0 and "config.toml" in ran.err and "FLOTILLA_CONFIG" in ran.err, ran.err
+    (own_cli.folder / "config.toml").touch()
+
+
+def test_other_slots_of_the_local_pilot_after_a_restart(own_cli):
+    own_cli.run("run", "--", "true")
+    (own_cli.folder / "config.toml").write_text("[local_pilot]\nslots = 7\n")
+    own_cli.run("daemon", "restart")
+    until(lambda: [pilot["slots"] for pilot in own_cli.json("pilot", "list")] == [7], "one with 7 slots, and no other")
+    (own_cli.folder / "config.toml").write_text("[local_pilot]\nstart = false\n")
+    own_cli.run("daemon", "restart")
+    until(lambda: own_cli.json("pilot", "list") == [], "none")
+
+
+def test_a_local_pilot_that_cannot_start_is_not_started_in_a_circle(own_cli):
+    agent = own_cli.folder / "agent"
+    agent.write_text("#!/bin/sh\ncat > /dev/null\necho no luck >&2\nexit 1\n")
+    agent.chmod(0o755)
+    own_cli.environment["FLOTILLA_AGENT"] = str(agent)
+    own_cli.run("daemon", "start")
+    # Once more at once, then after 10 s; the first failure is forgotten.
+    ended = until(lambda: (pilots := own_cli.json("pilot", "list", "--ended")) and pilots[-1]["id"] == 2 and pilots[-1]["state"] == "failed" and pilots,
+                  "the second has failed")
+    assert "no luck" in ended[-1]["message"]
+    until(lambda: [pilot["id"] for pilot in own_cli.json("pilot", "list", "--ended")] == [2], "only the last is kept")
 
 
 def test_a_daemon_of_another_build_is_not_spoken_to(own_cli, tmp_path):
@@ -464,6 +542,41 @@ def test_completion_asks_the_daemon(cli):
     assert cli.run("__complete", "job", "list", "--state", "q").out.startswith("queued")
 
 
+def test_commands_that_messages_name_are_understood(cli):
+    """In hints, help, and on the page: `flotilla pilot list --ended` has to be something that can be typed."""
+    words_of: dict[tuple[str, ...], set[str]] = {}
+
+    def words(*command: str) -> set[str]:
+        if command not in words_of:
+            words_of[command] = {line.split("\t")[0] for line in cli.run("__complete", *command, "").out.splitlines()}
+        return words_of[command]
+
+    wrong, seen = [], 0
+    places = [path for folder in ("client/cli", "client/lib", "client/python/src", "daemon", "hub", "pilot", "proto/base", "web/src")
+              for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".cpp", ".hpp", ".py", ".ts", ".tsx")]
+    for path in places:
+        for match in re.finditer(r"\bflotilla ((?:[a-z]+|--[a-z-]+|\{[^}]*\}|[A-Z]+)(?: (?:[a-z]+|-[a-z]|--[a-z-]+|\{[^}]*\}|[A-Z]+))*)", path.read_text()):
+            typed = match[1].split()
+            if typed[0] not in words():
+                continue  # prose
+            command = [typed.pop(0)]
+            if command[0] in ("daemon", "job", "pilot", "resource") and typed and typed[0].islower() and typed[0].isalpha():
+                command.append(typed.pop(0))
+                if command[1] not in words(command[0]):
+                    wrong.append(f"{path.relative_to(ROOT)}: {match[0]}")
+                    continue
+            seen += 1
+            help_text = None
+            for word in typed:
+                if not word.startswith("--") or word == "--":
+                    continue
+                help_text = help_text or cli.run(*command, "--help").out
+                if not re.search(rf"(?<![\w-]){word}(?![\w-])", help_text):
+                    wrong.append(f"{path.relative_to(ROOT)}: {match[0]}")
+    assert not wrong
+    assert seen > 50
+
+
 # ---- the daemon goes away
 
 
@@ -480,6 +593,42 @@ def test_run_goes_on_when_the_daemon_is(own_cli, how):
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 9, err
     assert out.decode().split("\n") == [f"line {i}" for i in range(2, 401)] + [""]
+
+
+def test_input_of_a_job_that_waits_outlives_the_daemon(own_cli):
+    """It was with the daemon alone: the next one gets it from the client."""
+    own_cli.run("pilot", "start", "local", "--slots", "1", "--label", "narrow")
+    blocker = own_cli.start("run", "--on", "narrow", "--", "sh", "-c", "echo ready; while [ ! -e free ]; do sleep 0.02; done")
+    assert blocker.stdout.readline() == b"ready\n"
+    data = bytes(range(256)) * 400
+    fed = own_cli.start("run", "--on", "narrow", "--", "sha256sum", stdin=subprocess.PIPE)
+    fed.stdin.write(data)
+    fed.stdin.close()
+    fed.stdin = None
+    until(lambda: any(job["spec"]["command"]["argv"] == ["sha256sum"] for job in own_cli.json("job", "list")), "it waits")
+    os.kill(own_cli.daemon_pid(), signal.SIGKILL)
+    (own_cli.work / "free").touch()
+    out, err = fed.communicate(timeout=WAIT_S)
+    assert fed.returncode == 0, err
+    assert out.decode().split()[0] == hashlib.sha256(data).hexdigest()
+    assert blocker.wait(WAIT_S) == 0
+
+
+def test_input_under_way_outlives_the_daemon(own_cli):
+    """The daemon is killed while much of it is in the daemon, in the pilot and in the job's pipe."""
+    data = bytes(range(256)) * (20 * 4096)  # 20 MiB
+    fed = own_cli.start("run", "--", "sh", "-c", "echo ready; while [ ! -e go ]; do sleep 0.02; done; exec sha256sum", stdin=subprocess.PIPE)
+    assert fed.stdout.readline() == b"ready\n"
+    writer = threading.Thread(target=lambda: (fed.stdin.write(data), fed.stdin.close()))
+    writer.start()
+    for _ in range(2):
+        os.kill(own_cli.daemon_pid(), signal.SIGKILL)
+        until(lambda: own_cli.run("daemon", "status", code=None).code == 0, "the client starts it again")
+    (own_cli.work / "go").touch()
+    out = fed.stdout.read()
+    assert fed.wait(WAIT_S) == 0, fed.stderr.read()
+    writer.join()
+    assert out.decode().split()[0] == hashlib.sha256(data).hexdigest()
 
 
 def test_run_is_bound_to_its_job_again_after_a_restart(own_cli):

@@ -35,6 +35,7 @@ class Place {
     REQUIRE(mkdtemp(name));
     folder_ = name;
     setenv("FLOTILLA_STATE_DIR", (folder_ / "state").c_str(), 1);
+    std::ofstream(folder_ / "config.toml").flush();
     setenv("FLOTILLA_CONFIG", (folder_ / "config.toml").c_str(), 1);
     setenv("FLOTILLA_RUNTIME_DIR", (folder_ / "run").c_str(), 1);
   }

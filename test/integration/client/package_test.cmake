@@ -25,6 +25,7 @@ execute_process(COMMAND mktemp -d /tmp/fl-pkg-XXXXXX OUTPUT_VARIABLE place OUTPU
 unset(ENV{FLOTILLA_AGENT})
 unset(ENV{FLOTILLA_PROGRAM})
 set(ENV{FLOTILLA_STATE_DIR} ${place}/state)
+file(TOUCH ${place}/config.toml)
 set(ENV{FLOTILLA_CONFIG} ${place}/config.toml)
 set(ENV{FLOTILLA_RUNTIME_DIR} ${place}/run)
 set(ENV{PATH} ${prefix}/bin:$ENV{PATH})

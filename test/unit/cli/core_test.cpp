@@ -5,6 +5,7 @@
 #include <ctime>
 
 #include "client/cli/core/json.hpp"
+#include "client/cli/core/kept_input.hpp"
 #include "client/cli/core/suggest.hpp"
 #include "client/cli/core/table.hpp"
 #include "client/cli/core/terminal_modes.hpp"
@@ -258,4 +259,30 @@ TEST_CASE("the detach keys are seen across reads, a Ctrl-P alone goes on") {
   CHECK(out == "\x10");
   CHECK(keys.feed("\x11rest", out));
   CHECK(out == "\x10");
+}
+
+TEST_CASE("input is kept until it has reached the job, and the next daemon gets what it lacks") {
+  KeptInput kept;
+  kept.add("hello ");
+  kept.begins_at(100);
+  kept.add("world");
+  CHECK(kept.end() == 111);
+  kept.on_taken(50);  // others' input
+  kept.on_taken(103);
+  CHECK(kept.again_from(106) == "world");
+  CHECK(kept.again_from(103) == "world");  // what was told as taken is gone
+  CHECK(kept.again_from(112).empty());
+  CHECK(kept.end() == 111);
+
+  KeptInput never_told;
+  never_told.add("all of it");
+  CHECK(never_told.again_from(7) == "all of it");
+  CHECK(never_told.end() == 16);
+
+  KeptInput much;
+  much.begins_at(0);
+  much.add(std::string(KeptInput::limit_bytes, 'x'));
+  CHECK(much.full());
+  much.on_taken(1);
+  CHECK_FALSE(much.full());
 }

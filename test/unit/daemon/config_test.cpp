@@ -43,7 +43,28 @@ TEST_CASE("all faults at once, each with its line and key") {
 
 TEST_CASE("a file that is no TOML is refused with the line; none is the default") {
   CHECK(parse_config("[daemon\n", "c.toml").error().message.find("line 1") != std::string::npos);
-  CHECK(load_config("/nonexistent/config.toml")->local_pilot);
+  CHECK(load_config("/nonexistent/config.toml", Missing::defaults)->local_pilot);
+}
+
+TEST_CASE("a file that was named and is not there, or cannot be read, is refused by name") {
+  const auto missing = load_config("/nonexistent/config.toml", Missing::refused);
+  REQUIRE_FALSE(missing);
+  CHECK(missing.error().text().find("/nonexistent/config.toml") != std::string::npos);
+  CHECK(missing.error().text().find("FLOTILLA_CONFIG") != std::string::npos);
+  // A folder in its place stands for all that is there and cannot be read: a test that runs as root may read every file.
+  for (const auto named : {Missing::refused, Missing::defaults}) {
+    const auto unreadable = load_config("/proc/self", named);
+    REQUIRE_FALSE(unreadable);
+    CHECK(unreadable.error().text().find("/proc/self") != std::string::npos);
+  }
+}
+
+TEST_CASE("times after which a pilot ends are longer than nothing") {
+  for (const char* text : {"[pilots]\ncutoff = '0s'\n", "[pilots]\nidle = '0'\n"}) {
+    const auto config = parse_config(text, "c.toml");
+    REQUIRE_FALSE(config);
+    CHECK(config.error().text().find("more than 0") != std::string::npos);
+  }
 }
 
 TEST_CASE("durations and sizes") {

@@ -503,3 +503,67 @@ TEST_CASE("a job beside one that waits at its pilot waits too") {
   h.place();
   CHECK(h.has_room(beside));
 }
+
+TEST_CASE("jobs that end with their client are canceled when nobody comes back after the daemon was killed") {
+  Harness h;
+  auto bound = [&] {
+    auto spec = h.command();
+    spec.set_cancel_with_client(true);
+    return h.submit(spec);
+  };
+  const JobId alone = bound(), claimed = bound(), let_go = bound(), free = h.submit(h.command());
+  h.core.release_job(let_go, h.now, h.out);
+  h.core.release_job(free, h.now, h.out);  // nothing to let go of
+  const auto events = h.all_events();
+  CHECK(std::ranges::count_if(events, [](const auto& event) { return event.has_job_released(); }) == 1);
+
+  Harness again;
+  for (const auto& event : events) again.core.replay(event);
+  again.core.restored(again.now, again.out);
+  again.core.await_clients(again.now);
+  CHECK(again.core.needs_ticks());
+  again.now.boot_ms += 59'999;
+  again.core.on_tick(again.now, again.out);
+  CHECK(again.state(alone) == v1::JOB_QUEUED);
+  CHECK(again.core.client_came_back(claimed));
+  CHECK_FALSE(again.core.client_came_back(claimed));
+  again.now.boot_ms += 1;
+  again.core.on_tick(again.now, again.out);
+  CHECK(again.state(alone) == v1::JOB_CANCELED);
+  CHECK(again.core.state().job(alone)->exit.message().find("did not come back") != std::string::npos);
+  for (const JobId id : {claimed, let_go, free}) CHECK(again.state(id) == v1::JOB_QUEUED);
+  CHECK_FALSE(again.core.needs_ticks());
+  CHECK(again.nothing_else());
+}
+
+TEST_CASE("after an orderly end of the daemon nobody has to come back") {
+  Harness h;
+  auto spec = h.command();
+  spec.set_cancel_with_client(true);
+  const JobId job = h.submit(spec);
+  h.core.restored(h.now, h.out);
+  h.now.boot_ms += 3'600'000;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(job) == v1::JOB_QUEUED);
+}
+
+TEST_CASE("a pilot that never ran can be forgotten, and no other") {
+  Harness h;
+  const PilotId never = h.start(), ran = h.running(), starts = h.start();
+  REQUIRE(h.core.stop_pilot(never, false, "stopped", h.now, h.out));
+  h.core.on_node_left({ran, 0}, "its process ended", h.now, h.out);
+  for (const PilotId id : {never, ran, starts}) h.core.forget_pilot(id, h.now, h.out);
+  CHECK_FALSE(h.core.state().pilots.contains(never));
+  CHECK(h.core.state().pilots.contains(ran));
+  CHECK(h.core.state().pilots.contains(starts));
+  h.check_replay();
+}
+
+TEST_CASE("a local pilot that cannot live is started again less and less often") {
+  CHECK(local_replacement_pause_ms(0) == 0);
+  CHECK(local_replacement_pause_ms(1) == 10'000);
+  CHECK(local_replacement_pause_ms(2) == 20'000);
+  for (unsigned failures = 1; failures < 100; ++failures)
+    CHECK(local_replacement_pause_ms(failures + 1) >= local_replacement_pause_ms(failures));
+  CHECK(local_replacement_pause_ms(4'000'000'000u) == 600'000);
+}

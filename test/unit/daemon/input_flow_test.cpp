@@ -4,8 +4,42 @@
 
 using flotilla::daemon::InputFlow;
 
-TEST_CASE("what the pilot has not received is sent again, and only that") {
+namespace {
+InputFlow of_a_running_job() {
   InputFlow flow;
+  CHECK(flow.begin().empty());
+  return flow;
+}
+}  // namespace
+
+TEST_CASE("what comes before the job runs is held, then sent in pieces, once") {
+  InputFlow flow;
+  CHECK_FALSE(flow.add(std::string(InputFlow::piece_bytes, 'x'), false));
+  CHECK_FALSE(flow.add("y", true));
+  CHECK(flow.known());
+  CHECK(flow.end() == InputFlow::piece_bytes + 1);
+  const auto pieces = flow.begin();
+  REQUIRE(pieces.size() == 2);
+  CHECK(pieces[0].data == std::string(InputFlow::piece_bytes, 'x'));
+  CHECK_FALSE(pieces[0].eof);
+  CHECK(pieces[1].offset == InputFlow::piece_bytes);
+  CHECK(pieces[1].data == "y");
+  CHECK(pieces[1].eof);
+  CHECK(flow.begin().empty());
+}
+
+TEST_CASE("held input of a job that was found running is sent after its pilot's inventory, not again when it is told to begin") {
+  InputFlow flow;
+  CHECK_FALSE(flow.add("abc", true));
+  const auto pieces = flow.on_inventory(0, false);
+  REQUIRE(pieces.size() == 1);
+  CHECK(pieces[0].data == "abc");
+  CHECK(pieces[0].eof);
+  CHECK(flow.begin().empty());
+}
+
+TEST_CASE("what the pilot has not received is sent again, and only that") {
+  InputFlow flow = of_a_running_job();
   CHECK(flow.add("hello ", false)->offset == 0);
   CHECK(flow.add("world", false)->offset == 6);
   flow.on_taken(3);
@@ -22,7 +56,7 @@ TEST_CASE("what the pilot has not received is sent again, and only that") {
 }
 
 TEST_CASE("an end of input that was lost is said again") {
-  InputFlow flow;
+  InputFlow flow = of_a_running_job();
   CHECK(flow.add("a", true)->eof);
   auto again = flow.on_inventory(0, false);
   REQUIRE(again.size() == 1);
@@ -56,6 +90,8 @@ TEST_CASE("what is kept is bounded by what the job takes, and sent again in piec
 
 TEST_CASE("after a restart of the daemon the pilot says where to go on") {
   InputFlow flow(false);
+  CHECK(flow.begin().empty());
+  CHECK_FALSE(flow.known());
   CHECK_FALSE(flow.add("more", false));
   flow.on_taken(1'000);
   const auto again = flow.on_inventory(1'234, false);

@@ -144,6 +144,7 @@ TEST_CASE("A name that was pointed at 127.0.0.1 is refused, with the right token
     CHECK(route(request, access_).status == 421);
   }
   auto request = let_in("/");
+  // Over ssh, as 'flotilla web --help' says: the same port at both ends.
   request.host = "localhost:8080";
   CHECK(route(request, access_).target == Target::page);
 }

@@ -25,7 +25,7 @@ export function Pilots({ store, now }: { store: Store; now: number }) {
         <details>
           <summary>{plural(ended.length, "ended pilot")}</summary>
           <ul class="rows">{ended.slice(0, mostEnded).map((pilot) => <Row key={pilot.id} pilot={pilot} now={now} />)}</ul>
-          {ended.length > mostEnded && <p class="quiet">and {ended.length - mostEnded} before; see <code>flotilla pilot list --all</code></p>}
+          {ended.length > mostEnded && <p class="quiet">and {ended.length - mostEnded} before; see <code>flotilla pilot list --ended</code></p>}
         </details>
       )}
     </section>

@@ -1,6 +1,6 @@
 // The page as the real daemon serves it, on the daemon's own events.
 import { execFileSync, spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Page } from "playwright-core";
@@ -19,6 +19,7 @@ const faults: string[] = [];
 beforeAll(async () => {
   if (!existsSync(program)) throw new Error(`${program} is not built; run scripts/build, or name a build in $FLOTILLA_BUILD_DIR`);
   mkdirSync(environment.HOME);
+  writeFileSync(environment.FLOTILLA_CONFIG, "");
   flotilla("daemon", "start");
   flotilla("pilot", "wait");
   browser = await launch();

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { type Change, readInfo, readJob, readPilot } from "../../src/model";
-import { Store, type View, matcher, samplesKept, selectJobs } from "../../src/store";
+import { Store, type View, endedJobsKept, matcher, samplesKept, selectJobs } from "../../src/store";
 
 const job = (id: number, more: object = {}): Change => ({ kind: "job", value: readJob({ id: String(id), spec: { command: { argv: ["true"] } }, ...more }) });
 const all: View = { group: "all", text: "", sort: "id", down: true };
@@ -44,6 +44,16 @@ describe("the store", () => {
     stop();
     store.apply([job(3)]);
     expect(told).toBe(1);
+  });
+  it("keeps no more ended jobs than a snapshot brings, the newest, and counts the others", () => {
+    const store = filled(job(1, { state: "JOB_RUNNING" }));
+    const more = 3000;
+    for (let id = 2; id < endedJobsKept + more; ++id) store.apply([job(id, { state: "JOB_FINISHED" })]);
+    expect(store.jobs.has(1)).toBe(true);
+    expect(store.jobs.has(2)).toBe(false);
+    expect(store.jobs.has(endedJobsKept + more - 1)).toBe(true);
+    expect(store.jobs.size).toBeLessThanOrEqual(endedJobsKept * 1.1 + 1);
+    expect(store.jobs.size + store.omittedJobs).toBe(endedJobsKept + more - 1);
   });
   it("counts", () => {
     const store = filled(job(1, { state: "JOB_QUEUED" }), job(2, { state: "JOB_DISPATCHED" }), job(3, { state: "JOB_RUNNING", spec: { worker: {} } }),
