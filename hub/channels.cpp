@@ -19,6 +19,7 @@
 #include <list>
 #include <map>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "hub/core/node_script.hpp"
@@ -39,6 +40,7 @@ using namespace std::chrono_literals;
 // Both halves of a channel's connection are on their way when the ticket comes; over a slow line that is seconds.
 constexpr auto meeting_limit = 20s;
 constexpr auto handshake_limit = 5s;
+constexpr auto accept_retry = 100ms;  // without descriptors the same connection would be refused again at once, and again
 // Who only connects and says nothing must not use up the hub.
 constexpr std::size_t unknown_limit = 256;
 
@@ -46,7 +48,7 @@ constexpr std::size_t unknown_limit = 256;
 
 class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
  public:
-  Impl(asio::io_context& io, tls::ContextPtr context) : io_(io), context_(std::move(context)) {}
+  Impl(asio::io_context& io, tls::ContextPtr context, Refuse refuse) : io_(io), context_(std::move(context)), refuse_(std::move(refuse)) {}
 
   void add_connection(unique_fd fd) {
     if (connections_.size() >= unknown_limit) {
@@ -112,7 +114,7 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
   using ConnectionPtr = std::shared_ptr<Connection>;
   // The daemon's half and the pilot's half of one opening, whichever comes first.
   struct Meeting {
-    std::uint64_t channel = 0;
+    v1::ExpectChannel expect;
     std::filesystem::path beside;
     PilotId pilot;
     std::optional<tls::Stream> secure;
@@ -141,15 +143,16 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
 
   Meeting& meet(const v1::ExpectChannel& expect) {
     Meeting& meeting = meetings_[expect.ticket()];
-    meeting.channel = expect.channel();
+    meeting.expect = expect;
     meeting.timer = std::make_shared<asio::steady_timer>(io_, meeting_limit);
     meeting.timer->async_wait([weak = weak_from_this(), ticket = expect.ticket()](const error_code& error) {
       const auto self = weak.lock();
       if (error || !self) return;
       const auto it = self->meetings_.find(ticket);
       if (it == self->meetings_.end()) return;
-      spdlog::warn("channel {}: its connection did not come together in time", it->second.channel);
+      const auto expect = std::move(it->second.expect);
       self->meetings_.erase(it);
+      self->refuse_(expect, "its connection through the hub did not come together in " + std::to_string(meeting_limit.count()) + " s");
     });
     return meeting;
   }
@@ -170,15 +173,17 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
     forget(connection);
     const std::string header(connection->header.data(), connection->header.size());
     if (!ready.beside.empty()) {
-      if (auto passed = pass(ready.beside, header, fd.get()); !passed) spdlog::warn("channel {}: {}", ready.channel, passed.error().text());
-      else spdlog::debug("channel {}: its socket was passed to the pilot", ready.channel);
+      if (auto passed = pass(ready.beside, header, fd.get()); !passed) refuse_(ready.expect, passed.error().message);
+      else spdlog::debug("channel {}: its socket was passed to the pilot", ready.expect.channel());
       return;
     }
-    start_worker([weak = weak_from_this(), fd = std::make_shared<unique_fd>(std::move(fd)),
-                  secure = std::make_shared<tls::Stream>(std::move(*ready.secure)), header, channel = ready.channel](int stop) {
+    auto started = start_worker([weak = weak_from_this(), fd = std::make_shared<unique_fd>(std::move(fd)),
+                                 secure = std::make_shared<tls::Stream>(std::move(*ready.secure)), header,
+                                 channel = ready.expect.channel()](int stop) {
       const std::string why = relay(std::move(*fd), std::move(*secure), header, stop);
       spdlog::debug("channel {}: its relay ended: {}", channel, why);
     });
+    if (!started) refuse_(ready.expect, started.error().message);
   }
 
   static Status pass(const std::filesystem::path& to, const std::string& header, int fd) {
@@ -210,8 +215,16 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
     acceptor->async_accept([weak = weak_from_this(), acceptor](const error_code& error, tcp::socket socket) {
       const auto self = weak.lock();
       if (!self || self->over_ || error == asio::error::operation_aborted) return;
-      if (!error) self->on_data_connection(unique_fd(socket.release()));
-      self->accept(acceptor);
+      if (!error) {
+        self->on_data_connection(unique_fd(socket.release()));
+        self->accept(acceptor);
+        return;
+      }
+      spdlog::warn("a data connection could not be taken: {}", error.message());
+      const auto timer = std::make_shared<asio::steady_timer>(self->io_, accept_retry);
+      timer->async_wait([weak, acceptor, timer](const error_code&) {
+        if (const auto later = weak.lock(); later && !later->over_) later->accept(acceptor);
+      });
     });
   }
 
@@ -225,19 +238,23 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
     setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     ++handshakes_;
-    start_worker([weak = weak_from_this(), &io = io_, context = context_, fd = std::make_shared<unique_fd>(std::move(fd))](int stop) {
-      auto stream = greet(context, std::move(*fd), stop);
-      asio::post(io, [weak, stream = std::make_shared<Result<Greeted>>(std::move(stream))] {
-        const auto self = weak.lock();
-        if (!self || self->over_) return;
-        --self->handshakes_;
-        if (!*stream) {
-          spdlog::warn("a data connection was refused: {}", (*stream).error().text());
-          return;
-        }
-        self->on_greeted(std::move(**stream));
-      });
-    });
+    auto started =
+        start_worker([weak = weak_from_this(), &io = io_, context = context_, fd = std::make_shared<unique_fd>(std::move(fd))](int stop) {
+          auto stream = greet(context, std::move(*fd), stop);
+          asio::post(io, [weak, stream = std::make_shared<Result<Greeted>>(std::move(stream))] {
+            const auto self = weak.lock();
+            if (!self || self->over_) return;
+            --self->handshakes_;
+            if (!*stream) {
+              spdlog::warn("a data connection was refused: {}", (*stream).error().text());
+              return;
+            }
+            self->on_greeted(std::move(**stream));
+          });
+        });
+    if (started) return;
+    --handshakes_;
+    spdlog::warn("a data connection was closed: {}", started.error().message);
   }
 
   struct Greeted {
@@ -286,7 +303,7 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
   }
 
   template <class Work>
-  void start_worker(Work work) {
+  Status start_worker(Work work) {
     for (auto it = workers_.begin(); it != workers_.end();) {
       if (it->done->load()) {
         it->thread.join();
@@ -298,15 +315,21 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
     Worker worker;
     worker.stop.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     worker.done = std::make_shared<std::atomic<bool>>(false);
-    worker.thread = std::thread([work = std::move(work), stop = worker.stop.get(), done = worker.done]() mutable {
-      work(stop);
-      done->store(true);
-    });
+    try {
+      worker.thread = std::thread([work = std::move(work), stop = worker.stop.get(), done = worker.done]() mutable {
+        work(stop);
+        done->store(true);
+      });
+    } catch (const std::system_error& error) {  // the user's limit of processes
+      return fail(Code::resource_exhausted, std::string("the hub cannot start a thread: ") + error.what());
+    }
     workers_.push_back(std::move(worker));
+    return {};
   }
 
   asio::io_context& io_;
   tls::ContextPtr context_;
+  Refuse refuse_;
   std::list<ConnectionPtr> connections_;                             // whose channel is not known, or whose other half is not there
   std::map<std::string, Meeting> meetings_;                          // by ticket
   std::map<std::string, std::shared_ptr<tcp::acceptor>> acceptors_;  // by address
@@ -315,7 +338,8 @@ class Channels::Impl : public std::enable_shared_from_this<Channels::Impl> {
   bool over_ = false;
 };
 
-Channels::Channels(asio::io_context& io, tls::ContextPtr context) : impl_(std::make_shared<Impl>(io, std::move(context))) {}
+Channels::Channels(asio::io_context& io, tls::ContextPtr context, Refuse refuse)
+    : impl_(std::make_shared<Impl>(io, std::move(context), std::move(refuse))) {}
 Channels::~Channels() { impl_->end(); }
 void Channels::add_connection(unique_fd fd) { impl_->add_connection(std::move(fd)); }
 void Channels::expect_beside(const v1::ExpectChannel& expect, const std::filesystem::path& socket) { impl_->expect_beside(expect, socket); }

@@ -18,7 +18,9 @@ namespace flotilla::hub {
 
 class Channels {
  public:
-  Channels(boost::asio::io_context& io, tls::ContextPtr context);
+  // A connection that was announced cannot be made. Runs inside expect_beside() too.
+  using Refuse = std::function<void(const v1::ExpectChannel&, const std::string& cause)>;
+  Channels(boost::asio::io_context& io, tls::ContextPtr context, Refuse refuse);
   ~Channels();  // ends all relays and waits for their threads
   Channels(const Channels&) = delete;
   Channels& operator=(const Channels&) = delete;

@@ -58,6 +58,7 @@ using namespace std::chrono_literals;
 constexpr auto start_message_limit = 10s;  // a connector hands HubStart over at once
 constexpr auto save_delay = 20ms;          // changes that come together are written together
 constexpr auto last_words_limit = 1s;      // for the goodbye to go out
+constexpr auto accept_retry = 100ms;       // without descriptors the same connection would be refused again at once, and again
 constexpr auto sweep_delay = 1s;           // the pilot ends what it started when its guard is gone: it goes first
 
 Moment now_ms() { return std::chrono::duration_cast<std::chrono::milliseconds>(BootClock::now().time_since_epoch()).count(); }
@@ -157,7 +158,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     else server_identity_ = std::move(*identity);
     auto context = tls::make_context(tls::Role::server, server_identity_);
     if (!context) return fail(context.error());
-    channels_.emplace(io_, *context);
+    channels_.emplace(io_, *context, [this](const v1::ExpectChannel& expect, const std::string& cause) { refuse_channel(expect, cause); });
 
     if (auto bound = bind_all(); !bound) return bound;
     take_up_state();
@@ -388,8 +389,14 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
         unique_fd fd(socket.release());
         if (auto own = channel::check_peer_uid(fd.get()); !own) spdlog::warn("a connection was refused: {}", own.error().text());
         else ((*self).*handler)(std::move(fd));
+        self->accept(acceptor, handler);
+        return;
       }
-      self->accept(acceptor, handler);
+      spdlog::warn("a connection could not be taken: {}", error.message());
+      const auto timer = std::make_shared<asio::steady_timer>(self->io_, accept_retry);
+      timer->async_wait([weak, acceptor, handler, timer](const error_code&) {
+        if (const auto later = weak.lock(); later && acceptor->is_open()) later->accept(acceptor, handler);
+      });
     });
   }
 
@@ -416,7 +423,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     bool made_again = false;
     // Who removes the directory may be in the middle of it: what is bound meanwhile goes with it.
     for (int tries = 0; tries < 3; ++tries) {
-      if (lstat(places_.runtime.c_str(), &info) != 0) {
+      if (lstat(places_.hub_lock().c_str(), &info) != 0) {  // the directory itself a pilot may have made again before us
         if (auto made = make_private_dir(places_.runtime); !made) {
           spdlog::error("the hub's directory is lost: {}", made.error().text());
           return;
@@ -583,13 +590,23 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     const std::string address = address_of(order.node);
     auto dial = channels_->expect_node(order.expect, order.node.pilot, address);
     if (!dial) {
-      spdlog::error("channel {}: {}", order.expect.channel(), dial.error().text());
+      refuse_channel(order.expect, dial.error().message);
       return;
     }
     v1::Frame frame;
     *frame.mutable_expect_channel() = order.expect;
     frame.mutable_expect_channel()->set_dial(*dial);
     if (const auto it = links_.find(core_.link_of(order.node)); it != links_.end()) it->second->send(std::move(frame));
+  }
+
+  void refuse_channel(const v1::ExpectChannel& expect, const std::string& cause) {
+    spdlog::warn("channel {}: {}", expect.channel(), cause);
+    v1::Frame frame;
+    frame.set_peer(expect.peer());
+    frame.mutable_channel_refused()->set_channel(expect.channel());
+    frame.mutable_channel_refused()->set_epoch(expect.epoch());
+    frame.mutable_channel_refused()->set_cause(cause);
+    if (const auto it = links_.find(core_.daemon_link()); it != links_.end()) it->second->send(std::move(frame));
   }
 
   fs::path pilot_runtime_dir(NodeId node) const { return places_.runtime / ("p" + format_peer(node)); }

@@ -419,8 +419,8 @@ void Job::on_connected(unique_fd socket) {
   boost::asio::post(services_.io, [weak = weak_from_this()] {
     if (auto self = weak.lock()) self->gate_.reset();  // not from inside its own reaction
   });
-  auto gone = [weak = weak_from_this()] {
-    if (auto self = weak.lock()) self->on_client_gone();
+  auto gone = [weak = weak_from_this()](const std::string& cause) {
+    if (auto self = weak.lock()) self->on_client_gone(cause);
   };
   if (start_.remote_channel()) {
     services_.channels.add(id_, std::move(socket), gone);
@@ -430,7 +430,7 @@ void Job::on_connected(unique_fd socket) {
         [weak = weak_from_this()] {
           if (auto self = weak.lock()) self->kill_.cancel();
         },
-        gone);
+        [gone] { gone({}); });
     kill_.expires_after(ticket_wait);
     kill_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
       auto self = weak.lock();
@@ -444,14 +444,14 @@ void Job::on_connected(unique_fd socket) {
   services_.send(std::move(frame));
 }
 
-void Job::on_client_gone() {
+void Job::on_client_gone(const std::string& cause) {
   client_gone_ = true;
   if (step_ != Step::running || order_) return;
   kill_.expires_after(farewell);
-  kill_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+  kill_.async_wait([weak = weak_from_this(), cause](const boost::system::error_code& error) {
     auto self = weak.lock();
     if (error || !self || self->order_ || self->step_ != Step::running) return;
-    self->services_.end_attempt(self->id_, EndOrder{v1::CLIENT_GONE, {}, self->start_.spec().kill_grace_ms()});
+    self->services_.end_attempt(self->id_, EndOrder{v1::CLIENT_GONE, cause, self->start_.spec().kill_grace_ms()});
   });
 }
 

@@ -114,7 +114,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void make_environment();
   void follow_process(pid_t pid, Moment started);
   void on_connected(unique_fd socket);
-  void on_client_gone();
+  void on_client_gone(const std::string& cause);
   void on_exit(ProcessEnd end);
   void on_gone();
   void finish(Ending ending);

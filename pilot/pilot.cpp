@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <spdlog/sinks/base_sink.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -17,6 +18,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -121,14 +123,17 @@ class Pilot {
  public:
   Pilot(v1::PilotStart start, int guard_pid)
       : start_(std::move(start)), guard_pid_(guard_pid), name_(std::to_string(start_.pilot()) + "." + std::to_string(start_.node())),
-        incarnation_(random_bytes(8)), io_(1), table_(0), lifetime_(lifetime_of(start_.settings()), now()), guard_(io_), signals_(io_),
-        redial_timer_(io_), lifetime_timer_(io_), status_timer_(io_), register_timer_(io_), ending_timer_(io_) {}
+        incarnation_(random_bytes(8)), io_(1), table_(0), lifetime_(lifetime_of(start_.settings()), now()), guard_(io_), files_(io_),
+        signals_(io_), redial_timer_(io_), lifetime_timer_(io_), status_timer_(io_), register_timer_(io_), ending_timer_(io_) {}
 
   int run();
 
  private:
   Status prepare();
   int fail_start(const std::string& reason);
+  Status listen();
+  void watch_files();
+  void check_files();
   void make_services();
 
   // link
@@ -202,7 +207,8 @@ class Pilot {
   std::string end_reason_;
   int exit_code_ = 0;
 
-  boost::asio::posix::stream_descriptor guard_;
+  boost::asio::posix::stream_descriptor guard_, files_;
+  alignas(inotify_event) std::array<char, 4096> file_events_{};
   boost::asio::signal_set signals_;
   Timer redial_timer_, lifetime_timer_, status_timer_, register_timer_, ending_timer_;
   bool status_scheduled_ = false;
@@ -275,12 +281,12 @@ Status Pilot::prepare() {
   table_ = AttemptTable(slots);
   blobs_ = std::make_unique<BlobStore>(scratch_ / "blobs");
   hand_over_ = std::make_unique<HandOver>(io_);
-  if (auto listening = hand_over_->listen(runtime_dir_ / "take.sock"); !listening) return listening;
   channels_ = std::make_unique<RemoteChannels>(io_, RemoteChannels::Upper{[this](v1::Frame frame) { send(std::move(frame)); },
                                                                           [this] { return link_ ? link_->queued_bytes() : std::size_t{0}; },
                                                                           {start_.tls_ca(), start_.tls_chain(), start_.tls_key()},
                                                                           start_.tls_server_name()});
-  if (auto listening = channels_->listen(runtime_dir_ / "channel.sock"); !listening) return listening;
+  if (auto listening = listen(); !listening) return listening;
+  watch_files();
   processes_ = std::make_unique<Processes>(io_);  // what the setup lines left running is there already: it is the pilot's
 
   services_.reset(new JobServices{io_,
@@ -312,6 +318,42 @@ Status Pilot::prepare() {
     for (const auto& folder : sweep_leftovers(dir, here)) spdlog::info("{} was left by a pilot that is dead: removed", folder.string());
   });
   return {};
+}
+
+// Binds what is not there (any more).
+Status Pilot::listen() {
+  struct stat info {};
+  // The parent is the hub's or daemon's directory; after a cleaner's work we may be the first here.
+  if (const auto parent = runtime_dir_.parent_path(); lstat(parent.c_str(), &info) != 0)
+    if (auto made = make_private_dir(parent); !made) return made;
+  if (auto made = make_private_dir(runtime_dir_); !made) return made;
+  if (const auto take = runtime_dir_ / "take.sock"; lstat(take.c_str(), &info) != 0)
+    if (auto listening = hand_over_->listen(take); !listening) return listening;
+  if (const auto channel = runtime_dir_ / "channel.sock"; lstat(channel.c_str(), &info) != 0) return channels_->listen(channel);
+  return {};
+}
+
+// A cleaner of /tmp may remove the sockets' files under us: they are made again at once.
+void Pilot::watch_files() {
+  unique_fd fd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  if (!fd || inotify_add_watch(fd.get(), runtime_dir_.c_str(), IN_DELETE | IN_DELETE_SELF | IN_MOVED_FROM | IN_MOVE_SELF) < 0) {
+    spdlog::warn("the pilot will not notice if its sockets are removed");
+    return;
+  }
+  files_.close();
+  files_.assign(fd.release());
+  check_files();
+}
+
+void Pilot::check_files() {
+  files_.async_read_some(boost::asio::buffer(file_events_), [this](const boost::system::error_code& error, std::size_t) {
+    if (error || goodbye_) return;
+    spdlog::warn("something was removed from {}; what is missing is made again", runtime_dir_.string());
+    // Who removes the directory may be in the middle of it: what is bound meanwhile goes with it, and is told by the new watch.
+    if (auto listening = listen(); !listening) spdlog::error("{}", listening.error().text());
+    watch_files();
+    if (auto listening = listen(); !listening) spdlog::error("{}", listening.error().text());
+  });
 }
 
 void Pilot::make_services() {

@@ -447,6 +447,18 @@ void Hubs::reopen_channel(std::uint64_t channel) {
   });
 }
 
+// The link works, else this would not have come: it takes the bytes. The next connection is tried as ever.
+void Hubs::on_channel_refused(const v1::ChannelRefused& refused) {
+  const auto it = open_.find(refused.channel());
+  if (it == open_.end() || it->second.epoch != refused.epoch() || !connected(it->second.resource)) return;
+  OpenChannel& open = it->second;
+  spdlog::warn("the channel of job {} goes over the link, slower: {}", refused.channel(), refused.cause());
+  ++open.epoch;
+  open.opened = std::chrono::steady_clock::now();
+  open.again.reset();
+  channels_->open_frames(refused.channel(), open.epoch, random_bytes(32));
+}
+
 void Hubs::close_channel(JobId job) {
   open_.erase(job.value);
   channels_->remove(job.value);

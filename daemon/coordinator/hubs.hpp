@@ -46,6 +46,7 @@ class Hubs {
   // Opens the connection of a channel: announces the ticket, then asks the transport.
   void open_channel(JobId job, NodeId node);
   void reopen_channel(std::uint64_t channel);  // it broke: at once, but not in a tight circle
+  void on_channel_refused(const v1::ChannelRefused& refused);
   void close_channel(JobId job);
   void retire_channel(JobId job);  // its worker has ended: closed when its last bytes were read
   std::vector<JobId> open_channels() const;

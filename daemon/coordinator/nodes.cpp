@@ -216,6 +216,7 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
     case v1::Frame::kChannelAck: hubs_->channels().on_ack(frame.channel_ack()); return;
     case v1::Frame::kChannelData: hubs_->channels().on_data(frame.channel_data()); return;
     case v1::Frame::kChannelEnd: hubs_->channels().on_end(frame.channel_end()); return;
+    case v1::Frame::kChannelRefused: hubs_->on_channel_refused(frame.channel_refused()); return;
     case v1::Frame::kLogData:
       if (const auto it = log_requests_.find(frame.log_data().request()); it != log_requests_.end()) it->second->on_data(frame.log_data());
       return;

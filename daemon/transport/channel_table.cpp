@@ -36,20 +36,7 @@ class Table final : public ChannelTableInternal {
       spdlog::debug("channel {}: its connection broke: {}", number, cause);
       if (on_broken) on_broken(number);
     };
-    events.on_no_forwarding = [this, number](std::uint32_t epoch, const std::string& ticket) {
-      const auto each = find(number);
-      if (!each) return;
-      // PROTOCOL.md 5.3: the connection's bytes as frames of the link.
-      (void)each->attach_frames(epoch, ticket, [this, number, epoch](std::uint64_t offset, std::string bytes) {
-        v1::Frame frame;
-        auto* data = frame.mutable_channel_data();
-        data->set_channel(number);
-        data->set_epoch(epoch);
-        data->set_offset(offset);
-        data->set_data(std::move(bytes));
-        if (send_frame) send_frame(number, std::move(frame));
-      });
-    };
+    events.on_no_forwarding = [this, number](std::uint32_t epoch, const std::string& ticket) { open_frames(number, epoch, ticket); };
     events.on_failed = [this, number](const Error& error) {
       spdlog::warn("channel {}: {}", number, error.text());
       if (on_failed) on_failed(number, error);
@@ -64,6 +51,20 @@ class Table final : public ChannelTableInternal {
   }
   void on_end(const v1::ChannelEnd& end) override {
     if (auto each = find(end.channel())) each->on_peer_end(end.final_offset());
+  }
+  // PROTOCOL.md 5.3: the connection's bytes as frames of the link.
+  void open_frames(std::uint64_t number, std::uint32_t epoch, const std::string& ticket) override {
+    const auto each = find(number);
+    if (!each || each->uses_frames()) return;
+    (void)each->attach_frames(epoch, ticket, [this, number, epoch](std::uint64_t offset, std::string bytes) {
+      v1::Frame frame;
+      auto* data = frame.mutable_channel_data();
+      data->set_channel(number);
+      data->set_epoch(epoch);
+      data->set_offset(offset);
+      data->set_data(std::move(bytes));
+      if (send_frame) send_frame(number, std::move(frame));
+    });
   }
   void on_link_renewed(std::uint64_t number) override {
     if (auto each = find(number)) each->detach_frames("the pilot's link was made anew");

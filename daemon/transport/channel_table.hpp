@@ -27,6 +27,8 @@ class ChannelTable {
   virtual void on_ack(const v1::ChannelAck& ack) = 0;
   virtual void on_data(const v1::ChannelData& data) = 0;  // fallback without forwarding
   virtual void on_end(const v1::ChannelEnd& end) = 0;     // reads the last bytes, then closes the user's end
+  // Opens it as frames of the link, where no connection can be had; nothing where that is so already.
+  virtual void open_frames(std::uint64_t channel, std::uint32_t epoch, const std::string& ticket) = 0;
   // The pilot's link was made anew: a channel whose bytes went over it as frames has to be opened again.
   virtual void on_link_renewed(std::uint64_t channel) = 0;
   // Ends the user's side at once (worker or client gone, pilot lost).

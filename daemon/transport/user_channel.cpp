@@ -324,6 +324,11 @@ void UserChannel::on_frame(std::uint32_t epoch, std::uint64_t offset, std::strin
   take_frames(std::move(all));
 }
 
+bool UserChannel::uses_frames() const {
+  std::lock_guard lock(mutex_);
+  return frames_ && wire_ == frames_.get();
+}
+
 void UserChannel::detach_frames(const std::string& cause) {
   std::lock_guard lock(mutex_);
   if (frames_ && wire_ == frames_.get()) broken(cause);

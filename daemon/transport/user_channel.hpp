@@ -74,6 +74,7 @@ class UserChannel : public std::enable_shared_from_this<UserChannel> {
   Status attach_frames(std::uint32_t epoch, std::string_view ticket, std::function<void(std::uint64_t, std::string)> send);
   void on_frame(std::uint32_t epoch, std::uint64_t offset, std::string_view bytes);
   void detach_frames(const std::string& cause);
+  bool uses_frames() const;
   void close();  // ends the user's side; no event follows
 
   std::uint64_t bytes_from_user() const { return from_user_.load(std::memory_order_relaxed); }

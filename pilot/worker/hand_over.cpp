@@ -74,6 +74,7 @@ Status HandOver::listen(const std::filesystem::path& socket) {
   if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || chmod(path.c_str(), 0600) != 0 ||
       ::listen(fd.get(), 128) != 0)
     return fail(errno_error(Code::resource_exhausted, "listen on " + path));
+  listener_.close();
   listener_.assign(fd.release());
   wait_for_visitors();
   return {};

@@ -10,6 +10,7 @@
 #include <boost/asio/post.hpp>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "pilot/worker/tls_wire.hpp"
 #include "proto/base/log.hpp"
@@ -26,6 +27,7 @@ constexpr auto linger = 60s;  // for the last bytes of a worker whose job was fo
 constexpr std::size_t frame_bytes = 64u << 10;
 constexpr std::size_t link_queue_bytes = 1u << 20;  // where forwarding is forbidden, channels leave this much room to others
 constexpr auto link_queue_wait = 5ms;
+constexpr std::size_t dials_at_once = 8;  // each waits for the daemon's half over a slow line
 
 }  // namespace
 
@@ -34,11 +36,19 @@ struct RemoteChannels::Channel {
   std::uint64_t number = 0;
   Attempt attempt;
   std::unique_ptr<channel::FdBridge> bridge;
-  std::function<void()> on_client_gone;
+  std::function<void(const std::string& cause)> on_client_gone;
   std::optional<std::uint64_t> final_offset;  // of the worker's stream
   std::optional<v1::ExitReason> reason;
   bool over = false, forgotten = false;  // over: nothing is left to be delivered
   Timer linger_timer;
+};
+
+struct RemoteChannels::Dial {
+  unique_fd stop_event{eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  void stop() {
+    const std::uint64_t one = 1;
+    (void)!write(stop_event.get(), &one, sizeof one);
+  }
 };
 
 // The bytes of a connection as frames of the link: a socket pair stands in for it.
@@ -53,13 +63,11 @@ struct RemoteChannels::FrameWire {
   bool writing = false;
 };
 
-RemoteChannels::RemoteChannels(boost::asio::io_context& io, Upper upper)
-    : io_(io), upper_(std::move(upper)), listener_(io), stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+RemoteChannels::RemoteChannels(boost::asio::io_context& io, Upper upper) : io_(io), upper_(std::move(upper)), listener_(io) {}
 
 RemoteChannels::~RemoteChannels() {
-  const std::uint64_t one = 1;
-  (void)!write(stop_.get(), &one, sizeof one);
-  dials_.join();
+  for (auto& [number, dial] : dialling_) dial->stop();
+  if (dial_threads_) dial_threads_->join();
 }
 
 Status RemoteChannels::listen(const std::filesystem::path& socket) {
@@ -73,6 +81,7 @@ Status RemoteChannels::listen(const std::filesystem::path& socket) {
   if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || chmod(path.c_str(), 0600) != 0 ||
       ::listen(fd.get(), 128) != 0)
     return fail(errno_error(Code::resource_exhausted, "listen on " + path));
+  listener_.close();
   listener_.assign(fd.release());
   wait_for_hub();
   return {};
@@ -126,7 +135,7 @@ void RemoteChannels::attach(const channel::Opening& opening, std::unique_ptr<cha
   (void)wire->write(&piece, 1);  // into an empty buffer
 }
 
-void RemoteChannels::add(Attempt attempt, unique_fd worker, std::function<void()> on_client_gone) {
+void RemoteChannels::add(Attempt attempt, unique_fd worker, std::function<void(const std::string&)> on_client_gone) {
   auto channel = std::make_shared<Channel>(io_);
   channel->number = attempt.job.value;
   channel->attempt = attempt;
@@ -152,13 +161,13 @@ void RemoteChannels::add(Attempt attempt, unique_fd worker, std::function<void()
   };
   handlers.on_finished = [this, raw] {
     raw->over = true;
-    if (raw->on_client_gone && !raw->reason) raw->on_client_gone();
+    if (raw->on_client_gone && !raw->reason) raw->on_client_gone({});
     if (raw->forgotten) drop(raw->number);
   };
   handlers.on_failed = [this, raw](const Error& error) {
     spdlog::warn("channel {} is lost: {}", raw->number, error.message);
     raw->over = true;
-    if (raw->on_client_gone && !raw->reason) raw->on_client_gone();
+    if (raw->on_client_gone && !raw->reason) raw->on_client_gone("its channel was lost: " + error.message);
     if (raw->forgotten) drop(raw->number);
   };
   channel->bridge = std::make_unique<channel::FdBridge>(
@@ -218,23 +227,43 @@ std::optional<ChannelCounts> RemoteChannels::counts(Attempt attempt) const {
 
 // ---- from the link -------------------------------------------------------------------------------------
 
+void RemoteChannels::send_refusal(const v1::ExpectChannel& expect, const Error& error) {
+  spdlog::warn("channel {}: {}", expect.channel(), error.text());
+  v1::Frame frame;
+  auto& refused = *frame.mutable_channel_refused();
+  refused.set_channel(expect.channel());
+  refused.set_epoch(expect.epoch());
+  refused.set_cause(error.message);
+  upper_.send(std::move(frame));
+}
+
 void RemoteChannels::on_expect(const v1::ExpectChannel& expect) {
   if (expect.dial().empty()) return;  // beside the hub: the socket comes by itself
   if (!context_) {
     auto context = tls::make_context(tls::Role::client, upper_.identity);
-    if (!context) {
-      spdlog::error("channel {}: {}", expect.channel(), context.error().message);
-      return;
-    }
+    if (!context) return send_refusal(expect, context.error());
     context_ = *context;
   }
-  boost::asio::post(dials_, [this, alive = std::weak_ptr<bool>(alive_), &io = io_, context = context_, name = upper_.server_name,
-                             dial = expect.dial(), ticket = expect.ticket(), number = expect.channel(), stop = stop_.get()] {
-    auto dialled = std::make_shared<Result<DialledWire>>(dial_wire(dial, context, name, ticket, stop));
-    boost::asio::post(io, [this, alive, dialled, number] {
+  if (!dial_threads_) try {
+      dial_threads_.emplace(dials_at_once);
+    } catch (const std::system_error& error) {  // the user's limit of processes
+      return send_refusal(expect,
+                          Error{Code::resource_exhausted, std::string("no thread could be started: ") + error.what(), {}, Retry::yes, {}});
+    }
+  // An older one of this channel may hang in what was cut: it must not keep the new one waiting.
+  auto& newest = dialling_[expect.channel()];
+  if (newest) newest->stop();
+  newest = std::make_shared<Dial>();
+  boost::asio::post(*dial_threads_, [this, alive = std::weak_ptr<bool>(alive_), &io = io_, context = context_, name = upper_.server_name,
+                                     expect, dial = newest] {
+    auto dialled = std::make_shared<Result<DialledWire>>(dial_wire(expect.dial(), context, name, expect.ticket(), dial->stop_event.get()));
+    boost::asio::post(io, [this, alive, dialled, expect, dial] {
       if (alive.expired()) return;
-      if (!*dialled) spdlog::warn("channel {}: {}", number, dialled->error().text());
-      else attach((*dialled)->opening, std::move((*dialled)->wire));
+      const auto it = dialling_.find(expect.channel());
+      const bool newest = it != dialling_.end() && it->second == dial;
+      if (newest) dialling_.erase(it);
+      if (*dialled) attach((*dialled)->opening, std::move((*dialled)->wire));
+      else if (newest) send_refusal(expect, dialled->error());
     });
   });
 }

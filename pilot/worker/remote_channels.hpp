@@ -35,12 +35,12 @@ class RemoteChannels {
   RemoteChannels(boost::asio::io_context& io, Upper upper);
   ~RemoteChannels();
 
-  // The hub passes the sockets of connections to it, each with the header that was read off it.
+  // The hub passes the sockets of connections to it, each with the header that was read off it. Again when it was lost.
   Status listen(const std::filesystem::path& socket);
 
   // The worker's connection becomes the user's side of channel `attempt.job`. on_client_gone: the channel is over from
-  // the other end; it does not run after end().
-  void add(Attempt attempt, unique_fd worker, std::function<void()> on_client_gone);
+  // the other end, or lost for this cause; it does not run after end().
+  void add(Attempt attempt, unique_fd worker, std::function<void(const std::string& cause)> on_client_gone);
   // The worker was reaped: what it wrote is still delivered, then the daemon is told why.
   void end(Attempt attempt, const v1::ExitReason& reason);
   // Undelivered bytes are kept for a while longer.
@@ -58,12 +58,14 @@ class RemoteChannels {
  private:
   struct Channel;
   struct FrameWire;
+  struct Dial;
 
   void wait_for_hub();
   void wait_for_message(const std::shared_ptr<boost::asio::posix::stream_descriptor>& connection);
   // A wire whose header was read; refused where there is no such channel (any more).
   void attach(const channel::Opening& opening, std::unique_ptr<channel::Wire> wire);
   void send_end(Channel& channel);
+  void send_refusal(const v1::ExpectChannel& expect, const Error& error);
   void drop(std::uint64_t number);
   void read_frames(const std::shared_ptr<FrameWire>& frames);
   void write_frames(const std::shared_ptr<FrameWire>& frames);
@@ -75,8 +77,8 @@ class RemoteChannels {
   std::map<std::uint64_t, std::shared_ptr<Channel>> channels_;  // by job
   std::map<std::uint64_t, std::shared_ptr<FrameWire>> frames_;  // where forwarding is forbidden
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
-  unique_fd stop_;  // an eventfd: ends dialling
-  boost::asio::thread_pool dials_{2};
+  std::map<std::uint64_t, std::shared_ptr<Dial>> dialling_;  // by job: the newest
+  std::optional<boost::asio::thread_pool> dial_threads_;
 };
 
 }  // namespace flotilla::pilot

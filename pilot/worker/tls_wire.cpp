@@ -119,6 +119,8 @@ std::unique_ptr<channel::Wire> make_tls_wire(tls::Stream stream) { return std::m
 
 Result<DialledWire> dial_wire(const std::string& address, const tls::ContextPtr& context, const std::string& server_name,
                               const std::string& ticket, int stop) {
+  pollfd stopped{stop, POLLIN, 0};
+  if (poll(&stopped, 1, 0) > 0) return fail(Code::canceled, "it was given up before it began");
   auto fd = connect_tcp(address, stop);
   if (!fd) return fail(fd.error());
   auto stream = tls::Stream::make(context, tls::Role::client, std::move(*fd), server_name);

@@ -13,6 +13,7 @@
 #include <csignal>
 #include <cstring>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -75,7 +76,12 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
+    try {
+      thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error& error) {  // the user's limit of processes
+      threadless_ = true;
+      lost(Error{Code::resource_exhausted, std::string("no thread could be started for it: ") + error.what(), {}, Retry::no, {}});
+    }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
   void stop() {
@@ -92,6 +98,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
     commands_.clear();
   }
   void command(std::function<void(Impl&)> what) {
+    if (threadless_) return what(*this);
     {
       std::lock_guard lock(mutex_);
       commands_.push_back(std::move(what));
@@ -472,6 +479,7 @@ class FdBridge::Impl : public std::enable_shared_from_this<Impl> {
   std::vector<std::function<void(Impl&)>> commands_;
   bool stopping_ = false;
   std::thread thread_;
+  bool threadless_ = false;  // lost from the start: commands run on the owner's thread
 };
 
 FdBridge::FdBridge(Side side, std::uint64_t channel, unique_fd user, Post post, BridgeHandlers handlers)

@@ -295,6 +295,16 @@ class Host:
         finally:
             self._raise_firewall()
 
+    @contextlib.contextmanager
+    def closed_to(self, network):
+        """Nobody there gets a new connection to this host, nor an answer; connections that are there go on."""
+        rules = f'table inet closed {{ chain incoming {{ type filter hook input priority -10; iifname "{network}" ct state new drop; }}; }}'
+        subprocess.run(["nsenter", "-t", str(self.pid), "-n", "nft", "-f", "-"], input=rules, text=True, check=True)
+        try:
+            yield
+        finally:
+            self._in_net(["nft", "delete", "table", "inet", "closed"])
+
     def power_off(self):
         """Pulls the plug: no process gets a word out, no packet is sent any more."""
         for network in self.addresses:

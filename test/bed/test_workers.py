@@ -74,6 +74,22 @@ def test_a_dying_worker_tells_its_cause(cluster, label):
     assert "something is badly wrong" in said[1], said[1]
 
 
+def test_calls_where_nodes_cannot_reach_the_data_port(bed, cluster):
+    with bed.frontend.closed_to("priv"):
+        cluster.python("""
+            with flotilla.Daemon() as daemon:
+                begin = time.monotonic()
+                worker, code = start_code(daemon, label="at-nodes")
+                for value in range(100):
+                    assert code.echo(value) == value
+                assert time.monotonic() - begin < 10, time.monotonic() - begin
+                import array
+                data = array.array("d", range(1_000_000))
+                assert bytes(memoryview(code.echo_array(data)).cast("B")) == data.tobytes()
+                code.close()
+            """)
+
+
 def test_a_worker_that_cannot_start(cluster):
     said = cluster.python("""
         with flotilla.Daemon() as daemon:

@@ -14,6 +14,7 @@
 #include "hub/core/node_script.hpp"
 #include "hub/hub_start.hpp"
 #include "proto/base/clock.hpp"
+#include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
 #include "proto/base/version.hpp"
 #include "proto/channel/hand_over.hpp"
@@ -196,6 +197,28 @@ TEST_CASE("a channel to a pilot beside the hub: the pilot gets the daemon's own 
     REQUIRE(hub::write_all(wrong.get(), std::string(channel::opening_bytes, 'x')));
     CHECK(ended(wrong.get()));
   }
+  daemon.end_hub();
+  CHECK(daemon.run_until([&] { return daemon.processes().empty(); }));
+}
+
+TEST_CASE("a socket that the pilot does not take is refused, with the cause") {
+  FakeDaemon daemon;
+  daemon.link_up();
+  daemon.launch(7);
+  REQUIRE(daemon.run_until([&] { return daemon.joined("7.0"); }));
+  const auto socket_file = daemon.channel_socket.parent_path() / "p7.0" / "channel.sock";
+  const auto plain = daemon.dir / "plain";
+  REQUIRE(write_file(plain, ""));
+  std::filesystem::rename(plain, socket_file);  // there is one; nobody listens on it
+  const auto opened = expect(daemon, "7.0", 99);
+  unique_fd socket(*channel::connect_unix(daemon.channel_socket));
+  REQUIRE(hub::write_all(socket.get(), opened.header));
+  const auto refused = [&] { return daemon.find([](const v1::Frame& f) { return f.has_channel_refused(); }); };
+  REQUIRE(daemon.run_until([&] { return refused(); }));
+  CHECK(refused()->peer() == "7.0");
+  CHECK(refused()->channel_refused().channel() == 99);
+  CHECK(refused()->channel_refused().epoch() == 1);
+  CHECK(refused()->channel_refused().cause().find(socket_file.string()) != std::string::npos);
   daemon.end_hub();
   CHECK(daemon.run_until([&] { return daemon.processes().empty(); }));
 }

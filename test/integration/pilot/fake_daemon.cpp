@@ -281,6 +281,7 @@ void FakeDaemon::on_frame(const link::LinkPtr& link, v1::Frame frame) {
     case v1::Frame::kChannelData:
       if (on_channel_data) on_channel_data(frame.channel_data());
       break;
+    case v1::Frame::kChannelRefused: refusals.push_back(frame.channel_refused()); break;
     case v1::Frame::kInputTaken: inputs_taken[frame.input_taken().id().job()] = frame.input_taken().bytes(); break;
     case v1::Frame::kNodeStatus: statuses.push_back(frame.node_status()); break;
     case v1::Frame::kLogData: logs.push_back(frame.log_data()); break;

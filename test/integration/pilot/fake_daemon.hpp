@@ -74,6 +74,7 @@ class FakeDaemon {
   std::vector<v1::NodeStatus> statuses;
   std::vector<v1::NeedBlob> needs;
   std::vector<v1::LogData> logs;
+  std::vector<v1::ChannelRefused> refusals;
   std::function<void(const v1::NeedBlob&)> on_need;
   std::function<void(const v1::AttemptEnded&)> on_end;
   std::function<void(const v1::ChannelAck&)> on_channel_ack;

@@ -190,10 +190,8 @@ TEST_CASE("a worker that died before it was taken: the ticket tells why") {
 }
 
 TEST_CASE("an MPI worker runs under mpiexec with all its ranks") {
-  if (access("/usr/bin/mpiexec", X_OK) != 0) {
-    WARN("no mpiexec here");
-    return;
-  }
+  INFO("scripts/setup installs it");
+  REQUIRE(access("/usr/bin/mpiexec", X_OK) == 0);
   Running daemon;
   std::ofstream(daemon.dir / "ranks.sh") << "#!/bin/sh\necho rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE flag $4\n"
                                             "[ \"$OMPI_COMM_WORLD_RANK\" = 0 ] || exec sleep 1000\nexec "
@@ -413,6 +411,71 @@ TEST_CASE("a remote channel over mutual TLS to the hub's data port") {
   }
   daemon.cancel(job, 200);
   REQUIRE(daemon.wait_end(job));
+}
+
+TEST_CASE("a data port that cannot be dialled is told of, with its cause; a new order for the channel takes the place of the old one") {
+  const std::int64_t now = wall_ms();
+  auto ca = tls::make_ca(random_bytes(16), now);
+  REQUIRE(ca.has_value());
+  auto hub = tls::issue_intermediate(*ca, "hub1", now);
+  auto client = tls::issue_pilot(*hub, ca->chain, PilotId{7}, 0, now);
+  REQUIRE(client.has_value());
+  FakeDaemon::prepare = [&](v1::PilotStart& start) {
+    start.set_tls_ca(client->ca);
+    start.set_tls_chain(client->chain);
+    start.set_tls_key(client->private_key);
+    start.set_tls_server_name(tls::server_name("hub1"));
+  };
+  Running daemon;
+  FakeDaemon::prepare = nullptr;
+  unique_fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));  // takes connections, and says nothing on them
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  REQUIRE(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  REQUIRE(listen(listener.get(), 64) == 0);
+  REQUIRE(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  const std::string silent = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  const auto expect = [&](std::uint64_t channel, std::uint32_t epoch, const std::string& dial) {
+    v1::Frame frame;
+    auto& order = *frame.mutable_expect_channel();
+    order.set_channel(channel);
+    order.set_epoch(epoch);
+    order.set_ticket(random_bytes(32));
+    order.set_dial(dial);
+    daemon.send(frame);
+  };
+  const auto begin = std::chrono::steady_clock::now();
+  for (std::uint32_t epoch = 1; epoch <= 20; ++epoch) expect(1, epoch, silent);
+  expect(2, 5, "127.0.0.1:1");
+  REQUIRE(daemon.run_until([&] { return !daemon.refusals.empty(); }));
+  CHECK(std::chrono::steady_clock::now() - begin < 4s);  // it did not wait for what hangs
+  CHECK(daemon.refusals[0].channel() == 2);
+  CHECK(daemon.refusals[0].epoch() == 5);
+  CHECK(daemon.refusals[0].cause().find("127.0.0.1:1") != std::string::npos);
+  REQUIRE(daemon.run_until([&] { return daemon.refusals.size() == 2; }));
+  CHECK(daemon.refusals[1].epoch() == 20);
+}
+
+TEST_CASE("sockets of a pilot that are removed are there again") {
+  Running daemon;
+  const auto run = daemon.dir / "run";
+  SECTION("they alone") {
+    for (const char* name : {"take.sock", "channel.sock"}) REQUIRE(std::filesystem::remove(run / name));
+  }
+  SECTION("with their directory") {
+    std::error_code ignored;  // what is made again meanwhile may keep it
+    std::filesystem::remove_all(run, ignored);
+  }
+  const auto there = [&] { return std::filesystem::exists(run / "take.sock") && std::filesystem::exists(run / "channel.sock"); };
+  REQUIRE(daemon.run_until(there));
+  const auto job = daemon.start_worker("echo");
+  REQUIRE(daemon.wait_connected(job));
+  auto taken = daemon.take(job);
+  CHECK(echoes(taken.fd.get(), "hello"));
+  std::filesystem::remove(run / "take.sock");  // a second time, too
+  REQUIRE(daemon.run_until(there));
 }
 
 TEST_CASE("where forwarding is forbidden, frames of the link take the place of a channel's connection") {

@@ -1,3 +1,4 @@
+#include <pthread.h>
 #include <sys/socket.h>
 
 #include <catch2/catch.hpp>
@@ -368,4 +369,35 @@ TEST_CASE("no handler runs after the bridge is gone") {
   loop.post()([&] { marker = true; });
   CHECK(loop.run_until([&] { return marker; }));
   CHECK(told == 0);
+}
+
+TEST_CASE("a channel that gets no thread is lost, with the cause, and refuses its connections") {
+  Loop loop;
+  std::vector<Error> failed;
+  auto [user, mine] = sockets();
+  BridgeHandlers handlers;
+  handlers.on_failed = [&](const Error& error) { failed.push_back(error); };
+  pthread_attr_t before, huge;
+  REQUIRE(pthread_getattr_default_np(&before) == 0);
+  pthread_attr_init(&huge);
+  pthread_attr_setstacksize(&huge, std::size_t{1} << 47);  // no room for such a stack
+  REQUIRE(pthread_setattr_default_np(&huge) == 0);
+  auto bridge = std::make_unique<FdBridge>(Side::accepter, 1, std::move(user), loop.post(), handlers);
+  REQUIRE(pthread_setattr_default_np(&before) == 0);
+  REQUIRE(loop.run_until([&] { return !failed.empty(); }));
+  CHECK(failed[0].code == Code::resource_exhausted);
+  CHECK(failed[0].message.find("thread") != std::string::npos);
+  char byte;
+  CHECK(::recv(mine.get(), &byte, 1, 0) == 0);
+  auto [wire, far] = sockets();
+  Opening request;
+  request.channel = 1;
+  request.epoch = 1;
+  bridge->accept_wire(make_socket_wire(std::move(wire)), request);
+  std::string answer(opening_bytes, '\0');
+  REQUIRE(::recv(far.get(), answer.data(), answer.size(), MSG_WAITALL) == static_cast<ssize_t>(answer.size()));
+  const auto parsed = parse_opening(answer);
+  REQUIRE(parsed);
+  CHECK(parsed->flags == (opening_answer | opening_refused));
+  bridge->end_user();
 }

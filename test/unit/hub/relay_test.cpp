@@ -1,4 +1,6 @@
+#include <arpa/inet.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -8,6 +10,7 @@
 #include <thread>
 
 #include "hub/channels.hpp"
+#include "hub/core/node_script.hpp"
 #include "hub/hub_start.hpp"
 #include "hub/spawn.hpp"
 #include "proto/base/clock.hpp"
@@ -205,4 +208,34 @@ TEST_CASE("spawned programs get their three descriptors, the environment, and no
   CHECK_FALSE(hub::open_pidfd(child.pid));
   what.program = "no-such-program";
   CHECK_FALSE(hub::spawn(what));
+}
+
+TEST_CASE("a data connection for which no thread can be started is closed, and the hub lives on") {
+  const auto ca = must(tls::make_ca(std::string(16, 'i'), wall_ms()));
+  const auto intermediate = must(tls::issue_intermediate(ca, "h1", wall_ms()));
+  boost::asio::io_context io;
+  hub::Channels channels(io, must(tls::make_context(tls::Role::server, must(tls::issue_server(intermediate, ca.chain, "h1", wall_ms())))),
+                         [](const v1::ExpectChannel&, const std::string&) {});
+  v1::ExpectChannel expect;
+  expect.set_channel(5);
+  expect.set_ticket(std::string(32, 't'));
+  const auto address = hub::parse_address(must(channels.expect_node(expect, PilotId{7}, "127.0.0.1")));
+  REQUIRE(address);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<std::uint16_t>(address->second));
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  unique_fd node(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  REQUIRE(connect(node.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) == 0);
+  pthread_attr_t before, huge;
+  REQUIRE(pthread_getattr_default_np(&before) == 0);
+  pthread_attr_init(&huge);
+  pthread_attr_setstacksize(&huge, std::size_t{1} << 47);  // no room for such a stack
+  REQUIRE(pthread_setattr_default_np(&huge) == 0);
+  const auto deadline = std::chrono::steady_clock::now() + 10s;
+  pollfd ended{node.get(), POLLIN, 0};
+  while (poll(&ended, 1, 0) == 0 && std::chrono::steady_clock::now() < deadline) io.run_one_for(10ms);
+  REQUIRE(pthread_setattr_default_np(&before) == 0);
+  char byte;
+  CHECK(recv(node.get(), &byte, 1, MSG_DONTWAIT) == 0);
 }
