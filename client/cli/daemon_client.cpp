@@ -107,8 +107,8 @@ class Client final : public DaemonClient {
   Result<v1::ListResourcesReply> list_resources(const v1::ListResourcesRequest& request, Limit limit) override {
     return call<v1::ListResourcesReply>(&v1::ClientService::Stub::ListResources, request, limit);
   }
-  Result<v1::Empty> remove_resource(const v1::RemoveResourceRequest& request) override {
-    return call<v1::Empty>(&v1::ClientService::Stub::RemoveResource, request);
+  Result<v1::RemoveResourceReply> remove_resource(const v1::RemoveResourceRequest& request) override {
+    return call<v1::RemoveResourceReply>(&v1::ClientService::Stub::RemoveResource, request);
   }
   Status connect_resource(const v1::ConnectResourceRequest& request, const Sink<v1::Progress>& sink) override {
     return stream<v1::Progress>(&v1::ClientService::Stub::ConnectResource, request, sink);

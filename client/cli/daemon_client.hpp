@@ -56,7 +56,7 @@ class DaemonClient {
 
   virtual Result<v1::Resource> add_resource(const v1::AddResourceRequest&) = 0;
   virtual Result<v1::ListResourcesReply> list_resources(const v1::ListResourcesRequest&, Limit limit = {}) = 0;
-  virtual Result<v1::Empty> remove_resource(const v1::RemoveResourceRequest&) = 0;
+  virtual Result<v1::RemoveResourceReply> remove_resource(const v1::RemoveResourceRequest&) = 0;
   virtual Status connect_resource(const v1::ConnectResourceRequest&, const Sink<v1::Progress>&) = 0;
   virtual Status test_resource(const v1::TestResourceRequest&, const Sink<v1::TestStep>&) = 0;
 

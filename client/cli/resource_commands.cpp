@@ -306,21 +306,26 @@ void add_resource_commands(Context& context, CLI::App* root) {
       }));
 
   const auto force = std::make_shared<bool>(false);
-  with_name("remove",
-            {"remove a resource",
-             "Disconnects it and forgets it. Refused while pilots run on it, unless --force is given.",
-             {{"Remove one, and end its pilots", "flotilla resource remove hpc --force"}}},
-            [force](const std::string& which) -> Result<int> {
-              auto client = connected();
-              if (!client) return fail(client.error());
-              v1::RemoveResourceRequest request;
-              request.set_name(which);
-              request.set_force(*force);
-              const auto removed = (*client)->remove_resource(request);
-              if (!removed) return fail(removed.error());
-              note("Removed " + which + ".");
-              return exit_code::ok;
-            })
+  with_name(
+      "remove",
+      {"remove a resource",
+       "Ends its hub and forgets it. Refused while pilots run on it, unless --force is given. Pilots that cannot be reached are named, "
+       "with the time when they end by themselves.",
+       {{"Remove one, and end its pilots", "flotilla resource remove hpc --force"}}},
+      [force](const std::string& which) -> Result<int> {
+        auto client = connected();
+        if (!client) return fail(client.error());
+        v1::RemoveResourceRequest request;
+        request.set_name(which);
+        request.set_force(*force);
+        const auto removed = (*client)->remove_resource(request);
+        if (!removed) return fail(removed.error());
+        note("Removed " + which + ".");
+        for (const auto& left : removed->left_behind())
+          note("Pilot " + std::to_string(left.pilot()) + " could not be told to end: its link is cut. It ends by itself by " +
+               format_moment(left.ends_by_ms(), now_ms()) + ".");
+        return exit_code::ok;
+      })
       ->add_flag("--force", *force, "end its pilots and their jobs first");
 
   const auto accept_new = std::make_shared<bool>(false);

@@ -106,8 +106,9 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     return unary(q, a,
                  [this](const auto& m, const CallContextPtr&, Reply<v1::ListResourcesReply> r) { c_.list_resources(m, std::move(r)); });
   }
-  grpc::ServerUnaryReactor* RemoveResource(Context*, const v1::RemoveResourceRequest* q, v1::Empty* a) override {
-    return unary(q, a, [this](const auto& m, const CallContextPtr&, Reply<v1::Empty> r) { c_.remove_resource(m, std::move(r)); });
+  grpc::ServerUnaryReactor* RemoveResource(Context*, const v1::RemoveResourceRequest* q, v1::RemoveResourceReply* a) override {
+    return unary(q, a,
+                 [this](const auto& m, const CallContextPtr&, Reply<v1::RemoveResourceReply> r) { c_.remove_resource(m, std::move(r)); });
   }
   grpc::ServerWriteReactor<v1::Progress>* ConnectResource(Context*, const v1::ConnectResourceRequest* q) override {
     return rpc::stream<v1::ConnectResourceRequest, v1::Progress>(

@@ -148,6 +148,7 @@ Status Coordinator::start() {
 void Coordinator::begin_end() {
   if (std::exchange(ending_, true)) return;
   (void)journal_->put(running_key, "no");
+  hubs_->note_end_of_daemon();
 }
 
 // ---- the turn: decide, keep, then act --------------------------------------------------------------------
@@ -188,6 +189,8 @@ void Coordinator::carry_out(Outbox out) {
     frame.mutable_stop_launch()->set_pilot(id.value);
     hubs_->send(pilot->second.spec.resource(), std::move(frame));
   }
+  for (const auto& resource : out.left_hubs) hubs_->forget(resource);
+  for (const auto& resource : out.other_ways) hubs_->go_other_way(resource);
   for (const PilotId id : out.launches) launch(id);
   for (const auto& resource : out.wanted_hubs) hubs_->want(resource, true);
   for (const JobId id : out.connected_workers) {
@@ -256,7 +259,6 @@ void Coordinator::tell(const Outbox& out) {
     const auto it = state().resources.find(name);
     if (it == state().resources.end()) {
       change.set_resource_removed(name);
-      hubs_->forget(name);
     } else {
       *change.mutable_resource() = describe(it->second);
     }
@@ -450,7 +452,6 @@ void Coordinator::watch(v1::WatchRequest request, OutStreamPtr<v1::Change> strea
 void Coordinator::add_resource(const v1::AddResourceRequest& request, Reply<v1::Resource> reply) {
   const std::string name = request.spec().name();
   if (auto status = core_.add_resource(request.spec(), request.replace(), now(), out_); !status) return reply(fail(status.error()));
-  if (request.replace()) hubs_->forget(name);
   after_commit([this, name, reply] { reply(describe(state().resources.at(name))); });
 }
 
@@ -466,9 +467,17 @@ void Coordinator::list_resources(const v1::ListResourcesRequest& request, Reply<
   reply(std::move(answer));
 }
 
-void Coordinator::remove_resource(const v1::RemoveResourceRequest& request, Reply<v1::Empty> reply) {
-  if (auto status = core_.remove_resource(request.name(), request.force(), now(), out_); !status) return reply(fail(status.error()));
-  after_commit([reply] { reply(v1::Empty{}); });
+void Coordinator::remove_resource(const v1::RemoveResourceRequest& request, Reply<v1::RemoveResourceReply> reply) {
+  auto left = core_.remove_resource(request.name(), request.force(), now(), out_);
+  if (!left) return reply(fail(left.error()));
+  v1::RemoveResourceReply answer;
+  for (const auto& pilot : *left) {
+    spdlog::warn("pilot {} runs on behind a link that is cut; its resource '{}' was removed", pilot.pilot.value, request.name());
+    auto* shown = answer.add_left_behind();
+    shown->set_pilot(pilot.pilot.value);
+    shown->set_ends_by_ms(pilot.ends_by_ms);
+  }
+  after_commit([answer, reply] { reply(answer); });
 }
 
 void Coordinator::connect_resource(const v1::ConnectResourceRequest& request, OutStreamPtr<v1::Progress> stream) {
@@ -830,8 +839,9 @@ void Coordinator::on_node_status(NodeId from, const v1::NodeStatus& status) {
   for (const auto& report : status.channels()) {
     const JobId id{report.id().job()};
     const Job* job = state().job(id);
-    if (!job || job->attempt != report.id().attempt() || !placed(job->state)) continue;
+    if (!job || job->node != from || job->attempt != report.id().attempt() || !placed(job->state)) continue;
     const auto pilot = state().pilots.find(from.pilot);
+    if (pilot == state().pilots.end()) continue;
     const auto resource = state().resources.find(pilot->second.spec.resource());
     if (resource == state().resources.end() || !resource->second.local()) continue;  // remote ones are counted here
     v1::ChannelStats stats;

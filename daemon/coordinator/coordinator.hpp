@@ -53,7 +53,7 @@ class Coordinator final : public MonitorSource {
 
   void add_resource(const v1::AddResourceRequest& request, Reply<v1::Resource> reply);
   void list_resources(const v1::ListResourcesRequest& request, Reply<v1::ListResourcesReply> reply);
-  void remove_resource(const v1::RemoveResourceRequest& request, Reply<v1::Empty> reply);
+  void remove_resource(const v1::RemoveResourceRequest& request, Reply<v1::RemoveResourceReply> reply);
   void connect_resource(const v1::ConnectResourceRequest& request, OutStreamPtr<v1::Progress> stream);
   void test_resource(const v1::TestResourceRequest& request, OutStreamPtr<v1::TestStep> stream);
 
@@ -83,6 +83,7 @@ class Coordinator final : public MonitorSource {
   boost::asio::io_context& io() { return io_; }
   const State& state() const { return core_.state(); }
   const Places& places() const { return places_; }
+  const Config& config() const { return config_; }
   Journal& journal() { return *journal_; }
   Prompts& prompter() { return prompts_; }
   static Now now();

@@ -4,11 +4,11 @@
 
 #include <boost/asio/post.hpp>
 
+#include "daemon/core/hub_frames.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/random.hpp"
 #include "proto/base/version.hpp"
 #include "proto/base/clock.hpp"
-#include "proto/tls/certificate.hpp"
 
 namespace flotilla::daemon {
 namespace asio = boost::asio;
@@ -18,9 +18,6 @@ namespace {
 // After a lost connection: at once, then growing, so that a laptop that wakes up is back in seconds.
 constexpr std::chrono::milliseconds first_retry = 200ms;
 constexpr std::chrono::milliseconds longest_retry = 15s;
-// "connected", or the wall-clock moment (ms) at which the daemon let go of a hub that lived on.
-std::string hub_note(const std::string& resource) { return "hub_at." + resource; }
-constexpr std::int64_t idle_hub_ms = 15 * 60'000;  // a hub that nobody needs ends itself after 10 min
 // After a change of this machine's network: so long may a hub's answer take over a slow and busy line.
 constexpr auto probe_patience = 4s;
 constexpr auto soon_broken_after = 1s;          // a channel's connection that lasts less is made again with a growing wait
@@ -34,8 +31,9 @@ std::chrono::milliseconds retry_after(int failures) {
 }  // namespace
 
 Hubs::Hubs(Coordinator& coordinator)
-    : coordinator_(coordinator), channels_(make_channel_table(coordinator.io())),
+    : coordinator_(coordinator), notes_(coordinator.journal()), channels_(make_channel_table(coordinator.io())),
       network_(coordinator.io(), [this] { on_network_change(); }) {
+  for (const auto& [name, resource] : coordinator.state().resources) notes_.daemon_started(name, wall_ms());
   channels_->send_frame = [this](std::uint64_t channel, v1::Frame frame) {
     const auto it = open_.find(channel);
     if (it != open_.end()) coordinator_.send(it->second.node, std::move(frame));
@@ -52,15 +50,14 @@ Hubs::~Hubs() = default;
 
 bool Hubs::connected(const std::string& resource) const {
   const auto it = hubs_.find(resource);
-  return it != hubs_.end() && it->second.connected;
+  return it != hubs_.end() && it->second.connected && !it->second.left;
 }
 
 void Hubs::want(const std::string& resource, bool by_user) {
   const auto it = coordinator_.state().resources.find(resource);
   if (it == coordinator_.state().resources.end() || it->second.local()) return;
   Hub& hub = hubs_[resource];
-  if (hub.connected) return;
-  if (hub.connection) return;  // on the way
+  if (hub.connection) return;  // connected, on the way, or about to end: on_ended() goes on
   if (!by_user && it->second.hub_state == v1::HUB_FAILED) return;
   hub.ending = false;
   if (by_user) hub.failures = 0;
@@ -108,25 +105,11 @@ HubConnectionConfig Hubs::config_for(const v1::ResourceSpec& spec) {
   config.agent = coordinator_.places().agent;
   config.state_dir = coordinator_.places().state;
   config.hub_id = to_hex(sha256(config.instance + spec.name())).substr(0, 16);
-  Journal& journal = coordinator_.journal();
-  // Made once: a hub that runs keeps what it was given.
-  auto ensure = [&](const std::string& name, auto&& make) {
-    tls::Authority authority{journal.get(name + ".chain"), journal.get(name + ".key")};
-    if (!authority.chain.empty() && !authority.key.empty()) return authority;
-    Result<tls::Authority> made = make();
-    if (!made) {
-      spdlog::error("no certificate '{}': {}", name, made.error().text());
-      return authority;
-    }
-    (void)journal.put(name + ".chain", made->chain);
-    (void)journal.put(name + ".key", made->key);
-    return *made;
-  };
-  const auto ca = ensure("ca", [&] { return tls::make_ca(config.instance, wall_ms()); });
-  const auto hub = ensure("hub." + config.hub_id, [&] { return tls::issue_intermediate(ca, config.hub_id, wall_ms()); });
-  config.tls_ca = ca.chain;
-  config.tls_chain = hub.chain;
-  config.tls_key = hub.key;
+  config.cutoff_ms = coordinator_.config().pilot_cutoff_ms;
+  auto certificates = hub_certificates(coordinator_.journal(), config.hub_id, wall_ms());
+  config.tls_ca = std::move(certificates.ca);
+  config.tls_chain = std::move(certificates.chain);
+  config.tls_key = std::move(certificates.key);
   return config;
 }
 
@@ -158,9 +141,10 @@ void Hubs::on_connected(const std::string& resource, const v1::Hello& hello) {
   hub.said_goodbye = hub.hopeless = false;
   hub.trouble.clear();
   hub.failures = 0;
-  (void)coordinator_.journal().put(hub_note(resource), "connected");
+  notes_.connected(resource);
   spdlog::info("the hub of '{}' on {} (pid {}, build {}) is connected", resource, hello.host(), hello.pid(), hello.build());
   for (const auto& node : hello.hub().nodes()) {
+    if (!speaks_for(coordinator_.state(), resource, PilotId{node.pilot()})) continue;
     v1::Frame answer;
     answer.set_peer(format_peer({PilotId{node.pilot()}, node.node()}));
     *answer.mutable_welcome() = coordinator_.join(node, true);
@@ -172,7 +156,7 @@ void Hubs::on_connected(const std::string& resource, const v1::Hello& hello) {
     for (const auto& [channel, open] : open_)
       if (open.resource == resource) again.emplace_back(channel, open.node);
     for (const auto& [channel, node] : again) open_channel(JobId{channel}, node);
-    settle(hubs_[resource], {});
+    if (const auto it = hubs_.find(resource); it != hubs_.end() && it->second.connected) settle(it->second, {});
   });
 }
 
@@ -181,8 +165,14 @@ void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
     hub.answers = true;
     if (frame.has_goodbye() && frame.peer().empty()) {
       hub.said_goodbye = true;
-      (void)coordinator_.journal().put(hub_note(resource), "");
+      notes_.ended(resource);
     }
+    if (hub.left) return;
+  }
+  if (!may_say(coordinator_.state(), resource, frame)) {
+    spdlog::warn("the hub of '{}' spoke for {}, which is none of its own: left out", resource,
+                 frame.peer().empty() ? "another pilot" : frame.peer());
+    return;
   }
   if (frame.has_node_joined()) {
     v1::Frame answer;
@@ -201,15 +191,8 @@ void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
     coordinator_.touch();
     return;
   }
-  const NodeId node = parse_peer(frame.peer());
-  if (node.pilot) {
-    const auto pilot = coordinator_.state().pilots.find(node.pilot);
-    // A hub speaks for its own pilots only.
-    if (pilot != coordinator_.state().pilots.end() && pilot->second.spec.resource() == resource)
-      coordinator_.on_node_frame(node, std::move(frame));
-    return;
-  }
-  coordinator_.on_node_frame({}, std::move(frame));  // the hub's own: logs, pings
+  const NodeId node = parse_peer(frame.peer());  // none: the hub's own, logs and pings
+  coordinator_.on_node_frame(node, std::move(frame));
 }
 
 void Hubs::on_ended(const std::string& resource, const Error& error) {
@@ -219,9 +202,17 @@ void Hubs::on_ended(const std::string& resource, const Error& error) {
   const bool was_connected = std::exchange(hub.connected, false);
   hub.trouble = error.text();
   hub.hopeless = !was_connected && error.retry != Retry::yes;
-  if (was_connected && !hub.said_goodbye) (void)coordinator_.journal().put(hub_note(resource), std::to_string(wall_ms()));
+  if (was_connected && !hub.said_goodbye) notes_.let_go(resource, wall_ms());
   // We are inside one of its events: it is destroyed in the next turn.
   asio::post(coordinator_.io(), [old = std::shared_ptr<HubConnection>(std::move(hub.connection))] {});
+  if (hub.left) {
+    hub.left = hub.ending = false;
+    notes_.ended(resource);
+    if (coordinator_.state().resources.contains(resource) && (needed(resource) || !hub.followers.empty())) return want(resource, true);
+    settle(hub, fail(error));
+    hubs_.erase(it);
+    return;
+  }
   if (hub.ending) {
     coordinator_.core().on_hub_state(resource, v1::HUB_NONE, "", -1, Coordinator::now(), coordinator_.outbox());
     coordinator_.touch();
@@ -264,7 +255,7 @@ bool Hubs::needed(const std::string& resource) const {
 
 void Hubs::send(const std::string& resource, v1::Frame frame) {
   const auto it = hubs_.find(resource);
-  if (it != hubs_.end() && it->second.connected) it->second.connection->send(std::move(frame));
+  if (it != hubs_.end() && it->second.connected && !it->second.left) it->second.connection->send(std::move(frame));
 }
 
 void Hubs::follow(const std::string& resource, OutStreamPtr<v1::Progress> stream) {
@@ -296,30 +287,45 @@ void Hubs::settle(Hub& hub, const Status& status) {
   }
 }
 
+void Hubs::let_go(const std::string& resource, Hub& hub, const std::string& cause) {
+  const bool tried = hub.connection || hub.retry;
+  hub.retry.reset();
+  hub.connection.reset();
+  hub.failures = 0;
+  if (std::exchange(hub.connected, false)) notes_.let_go(resource, wall_ms());
+  if (tried) coordinator_.core().on_hub_lost(resource, cause, false, Coordinator::now(), coordinator_.outbox());
+  coordinator_.touch();
+}
+
 void Hubs::disconnect(const std::string& resource) {
   const auto it = hubs_.find(resource);
-  if (it == hubs_.end() || !it->second.connection) return;
-  const bool was_connected = it->second.connected;
-  it->second.connected = false;
-  it->second.connection.reset();
-  it->second.retry.reset();
-  if (was_connected)
-    coordinator_.core().on_hub_lost(resource, "disconnected by the user", false, Coordinator::now(), coordinator_.outbox());
-  coordinator_.touch();
+  if (it == hubs_.end() || it->second.left) return;
+  let_go(resource, it->second, "disconnected by the user");
+  settle(it->second, fail(Code::canceled, fmt::format("resource '{}' was disconnected by the user", resource),
+                          fmt::format("flotilla resource connect {}", resource)));
 }
 
 void Hubs::forget(const std::string& resource) {
   const auto it = hubs_.find(resource);
-  if (it == hubs_.end()) return;
-  if (it->second.connected) {
+  if (it == hubs_.end() || it->second.left) return;
+  Hub& hub = it->second;
+  settle(hub, fail(Code::canceled, fmt::format("resource '{}' was removed or changed meanwhile", resource)));
+  if (hub.connected) {
     v1::Frame frame;
     frame.mutable_end_hub()->set_stop_pilots(true);
-    it->second.connection->send(std::move(frame));
-    it->second.ending = true;
+    hub.connection->send(std::move(frame));
+    hub.ending = hub.left = true;
     return;
   }
-  it->second.connection.reset();
-  it->second.retry.reset();
+  notes_.ended(resource);
+  hubs_.erase(it);
+}
+
+void Hubs::go_other_way(const std::string& resource) {
+  const auto it = hubs_.find(resource);
+  if (it == hubs_.end() || it->second.left) return;
+  let_go(resource, it->second, "its description was changed");
+  if (needed(resource) || !it->second.followers.empty()) want(resource, true);
 }
 
 // ---- the end of everything ------------------------------------------------------------------------------------------
@@ -348,12 +354,8 @@ void Hubs::ask(const std::string& resource) {
 void Hubs::reconnect(const std::string& resource) {
   const auto it = hubs_.find(resource);
   if (it == hubs_.end()) return;
-  it->second.connection.reset();
-  it->second.retry.reset();
   it->second.trouble = "the link was silent";
-  if (std::exchange(it->second.connected, false))
-    coordinator_.core().on_hub_lost(resource, "the link is silent", false, Coordinator::now(), coordinator_.outbox());
-  coordinator_.touch();
+  let_go(resource, it->second, "the link is silent");
   want(resource, true);
 }
 
@@ -368,14 +370,12 @@ void Hubs::end(const std::string& resource) {
 
 bool Hubs::may_be_there(const std::string& resource) const {
   if (const auto it = hubs_.find(resource); it != hubs_.end() && it->second.connection) return true;
-  const std::string note = coordinator_.journal().get(hub_note(resource));
-  if (note.empty() || note == "connected") return !note.empty();
-  return wall_ms() - std::atoll(note.c_str()) < idle_hub_ms;
+  return notes_.may_be_there(resource, wall_ms());
 }
 
 void Hubs::note_end_of_daemon() {
   for (const auto& [name, hub] : hubs_)
-    if (hub.connected) (void)coordinator_.journal().put(hub_note(name), std::to_string(wall_ms()));
+    if (hub.connected) notes_.let_go(name, wall_ms());
 }
 
 void Hubs::test(const std::string& resource, OutStreamPtr<v1::TestStep> stream) {

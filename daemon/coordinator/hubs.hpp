@@ -9,6 +9,7 @@
 
 #include "daemon/api/stream.hpp"
 #include "daemon/coordinator/coordinator.hpp"
+#include "daemon/coordinator/hub_notes.hpp"
 #include "daemon/coordinator/network_watch.hpp"
 #include "daemon/transport/channel_table.hpp"
 #include "daemon/transport/hub_connection.hpp"
@@ -26,8 +27,9 @@ class Hubs {
   void send(const std::string& resource, v1::Frame frame);
   // Shows how the connecting goes, and its outcome.
   void follow(const std::string& resource, OutStreamPtr<v1::Progress> stream);
-  void disconnect(const std::string& resource);  // the hub and its pilots live on
-  void forget(const std::string& resource);      // the resource is gone
+  void disconnect(const std::string& resource);    // the hub and its pilots live on
+  void forget(const std::string& resource);        // the resource is gone, or elsewhere now: the hub ends
+  void go_other_way(const std::string& resource);  // the same hub; connected anew, where it was connected
   // For the end of everything (core/stop_all.hpp): how it stands with one, and what is then done.
   struct Standing {
     bool connected = false, connecting = false, hopeless = false, answers = false, said_goodbye = false;
@@ -57,7 +59,8 @@ class Hubs {
     std::unique_ptr<boost::asio::steady_timer> retry;
     int failures = 0;
     bool connected = false;
-    bool ending = false;  // told to end: not connected again
+    bool ending = false;  // told to end: not connected again,
+    bool left = false;    // except for a resource that has its name by now
     bool answers = false, said_goodbye = false, hopeless = false;
     std::string trouble;  // of the last end of the connection
     std::string last_message;
@@ -73,6 +76,8 @@ class Hubs {
   };
 
   void connect(const std::string& resource);
+  // Ends the connection and all trying; who follows it goes on to wait.
+  void let_go(const std::string& resource, Hub& hub, const std::string& cause);
   void on_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction);
   void on_connected(const std::string& resource, const v1::Hello& hello);
   void on_frame(const std::string& resource, v1::Frame frame);
@@ -86,6 +91,7 @@ class Hubs {
   void settle(Hub& hub, const Status& status);
 
   Coordinator& coordinator_;
+  HubNotes notes_;
   std::unique_ptr<ChannelTable> channels_;
   std::map<std::string, Hub> hubs_;
   std::map<std::uint64_t, OpenChannel> open_;

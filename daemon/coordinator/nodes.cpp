@@ -7,6 +7,7 @@
 #include "daemon/coordinator/coordinator.hpp"
 #include "daemon/coordinator/hubs.hpp"
 #include "daemon/coordinator/sessions.hpp"
+#include "daemon/core/hub_frames.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/version.hpp"
@@ -213,10 +214,18 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
       break;
     case v1::Frame::kNodeStatus: on_node_status(from, frame.node_status()); return;
     case v1::Frame::kNodeLeft: core_.on_node_left(from, frame.node_left().cause(), now(), out_, frame.node_left().process_dead()); break;
-    case v1::Frame::kChannelAck: hubs_->channels().on_ack(frame.channel_ack()); return;
-    case v1::Frame::kChannelData: hubs_->channels().on_data(frame.channel_data()); return;
-    case v1::Frame::kChannelEnd: hubs_->channels().on_end(frame.channel_end()); return;
-    case v1::Frame::kChannelRefused: hubs_->on_channel_refused(frame.channel_refused()); return;
+    case v1::Frame::kChannelAck:
+      if (has_channel(state(), from, frame.channel_ack().channel())) hubs_->channels().on_ack(frame.channel_ack());
+      return;
+    case v1::Frame::kChannelData:
+      if (has_channel(state(), from, frame.channel_data().channel())) hubs_->channels().on_data(frame.channel_data());
+      return;
+    case v1::Frame::kChannelEnd:
+      if (has_channel(state(), from, frame.channel_end().channel())) hubs_->channels().on_end(frame.channel_end());
+      return;
+    case v1::Frame::kChannelRefused:
+      if (has_channel(state(), from, frame.channel_refused().channel())) hubs_->on_channel_refused(frame.channel_refused());
+      return;
     case v1::Frame::kLogData:
       if (const auto it = log_requests_.find(frame.log_data().request()); it != log_requests_.end()) it->second->on_data(frame.log_data());
       return;

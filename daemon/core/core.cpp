@@ -35,6 +35,17 @@ JobEvent ending(const v1::ExitReason& exit) {
   }
 }
 
+// Another machine, or other files on it: hub and pilots of the one are nothing to the other.
+bool moved(const v1::ResourceSpec& from, const v1::ResourceSpec& to) {
+  return from.driver() != to.driver() || from.location() != to.location() || from.scratch_dir() != to.scratch_dir();
+}
+
+// The same hub, to be reached otherwise.
+bool goes_other_way(const v1::ResourceSpec& from, const v1::ResourceSpec& to) {
+  const auto options = [](const v1::ResourceSpec& spec) { return std::map(spec.options().begin(), spec.options().end()); };
+  return from.gateway() != to.gateway() || from.transport() != to.transport() || options(from) != options(to);
+}
+
 }  // namespace
 
 Core::Core(CoreSettings settings, std::function<std::string()> new_secret) : settings_(settings), new_secret_(std::move(new_secret)) {}
@@ -181,13 +192,24 @@ Status Core::add_resource(v1::ResourceSpec spec, bool replace, Now now, Outbox& 
   if (there != state_.resources.end() && !replace)
     return fail(Code::already_exists, fmt::format("resource '{}' is already there", spec.name()),
                 "add --replace to change it, or choose another name");
-  if (there != state_.resources.end())
-    for (const auto& [id, pilot] : state_.pilots)
-      if (!ended(pilot.state) && pilot.spec.resource() == spec.name() && there->second.spec.location() != spec.location())
-        return fail(Code::failed_precondition,
-                    fmt::format("pilot {} runs on resource '{}': its location cannot change", id.value, spec.name()),
-                    fmt::format("stop it first: flotilla pilot stop {}", id.value));
   const std::string name = spec.name();
+  if (there != state_.resources.end()) {
+    Resource& before = there->second;
+    const bool elsewhere = moved(before.spec, spec);
+    for (const auto& [id, pilot] : state_.pilots)
+      if (elsewhere && !ended(pilot.state) && pilot.spec.resource() == name)
+        return fail(Code::failed_precondition,
+                    fmt::format("pilot {} runs on resource '{}': its location, driver and scratch_dir cannot change", id.value, name),
+                    fmt::format("stop it first: flotilla pilot stop {}", id.value));
+    if (elsewhere && !before.local()) {
+      out.left_hubs.insert(name);
+      const auto created_ms = before.created_ms;
+      before = Resource{};  // of a hub there nothing is known yet
+      before.created_ms = created_ms;
+    } else if (!before.local() && goes_other_way(before.spec, spec)) {
+      out.other_ways.insert(name);
+    }
+  }
   v1::Event event;
   *event.mutable_resource_added() = std::move(spec);
   emit(std::move(event), now, out);
@@ -195,7 +217,7 @@ Status Core::add_resource(v1::ResourceSpec spec, bool replace, Now now, Outbox& 
   return {};
 }
 
-Status Core::remove_resource(const std::string& name, bool force, Now now, Outbox& out) {
+Result<std::vector<LeftBehind>> Core::remove_resource(const std::string& name, bool force, Now now, Outbox& out) {
   const auto resource = state_.resources.find(name);
   if (resource == state_.resources.end())
     return fail(Code::not_found, fmt::format("there is no resource '{}'", name), "flotilla resource list shows them");
@@ -204,11 +226,17 @@ Status Core::remove_resource(const std::string& name, bool force, Now now, Outbo
     if (r.spec.gateway() == name)
       return fail(Code::failed_precondition, fmt::format("resource '{}' is reached through '{}'", other, name),
                   fmt::format("remove or change '{}' first", other));
+  std::vector<LeftBehind> left;
+  const bool reached = resource->second.local() || resource->second.hub_state == v1::HUB_CONNECTED;
   for (auto& [id, pilot] : state_.pilots) {
     if (ended(pilot.state) || pilot.spec.resource() != name) continue;
     if (!force)
       return fail(Code::failed_precondition, fmt::format("pilot {} is {} on resource '{}'", id.value, word(pilot.state), name),
                   fmt::format("stop it first (flotilla pilot stop {}), or use --force", id.value));
+    if (!reached && pilot.state != v1::PILOT_SUBMITTED) {
+      const std::int64_t alone = pilot.unreachable_since_boot_ms ? now.boot_ms - pilot.unreachable_since_boot_ms : 0;
+      left.push_back({id, now.wall_ms + settings_of(pilot).cutoff_ms() - alone});
+    }
     (void)stop_pilot(id, false, "its resource was removed", now, out);
     for (auto& [index, node] : pilot.nodes) {
       lose_attempts(NodeId{id, index}, node, Prefilled::lost, v1::PILOT_LOST, fmt::format("resource '{}' was removed", name), now, out);
@@ -219,10 +247,11 @@ Status Core::remove_resource(const std::string& name, bool force, Now now, Outbo
       change_pilot(pilot, event, "its resource was removed", now, out);
   }
   v1::Event event;
+  if (!resource->second.local()) out.left_hubs.insert(name);
   event.set_resource_removed(name);
   emit(std::move(event), now, out);
   out.changed_resources.insert(name);
-  return {};
+  return left;
 }
 
 // ---- pilots ------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ struct Outbox {
   std::vector<PilotId> launches;       // to be started by their driver, the hub is there (or the resource is local)
   std::vector<PilotId> stop_launches;  // a start under way that is to be ended
   std::set<std::string> wanted_hubs;   // resources whose hub is needed
+  std::set<std::string> left_hubs;     // of resources that are gone, or elsewhere now: their hubs end, before others are wanted
+  std::set<std::string> other_ways;    // resources whose hub is the same and reached otherwise from now on
   std::set<std::string> changed_resources;
   std::set<PilotId> changed_pilots;
   std::set<JobId> changed_jobs;
@@ -53,6 +55,12 @@ constexpr std::int64_t local_replacement_pause_ms(unsigned failures) {
   return failures == 0 ? 0 : failures > 6 ? longest : std::min(longest, first << (failures - 1));
 }
 
+// A pilot that could not be told to end: it does so by itself, at the latest then.
+struct LeftBehind {
+  PilotId pilot;
+  std::int64_t ends_by_ms = 0;  // wall clock
+};
+
 class Core {
  public:
   Core(CoreSettings settings, std::function<std::string()> new_secret);
@@ -68,7 +76,8 @@ class Core {
 
   // ---- the user's words ------------------------------------------------------------------------
   Status add_resource(v1::ResourceSpec spec, bool replace, Now now, Outbox& out);
-  Status remove_resource(const std::string& name, bool force, Now now, Outbox& out);
+  // What runs behind a link that is cut is left behind.
+  Result<std::vector<LeftBehind>> remove_resource(const std::string& name, bool force, Now now, Outbox& out);
   Result<PilotId> start_pilot(v1::PilotSpec spec, Now now, Outbox& out);
   Status stop_pilot(PilotId id, bool drain, const std::string& reason, Now now, Outbox& out);
   // All or none.

@@ -565,6 +565,17 @@ void Core::lose(Node& node, Moment grace_ms, std::string message, Moment now) {
   node.message = std::move(message);
 }
 
+Moment Core::cutoff_of(const Launch& launch) const { return launch.settings.cutoff_ms() > 0 ? launch.settings.cutoff_ms() : cutoff_ms_; }
+
+// It stays for those of its pilots that may be alone for longer.
+Moment Core::cutoff_of_hub() const {
+  Moment longest = cutoff_ms_;
+  for (const auto& [pilot, launch] : launches_)
+    if (!launch.stopping && std::any_of(launch.nodes.begin(), launch.nodes.end(), [](const auto& node) { return alive(node.second); }))
+      longest = std::max(longest, cutoff_of(launch));
+  return longest;
+}
+
 // What many that come back together need on top of their grace.
 Moment Core::crowd_ms() const {
   Moment lost = 0;
@@ -640,20 +651,17 @@ void Core::on_tick(Moment now, Outbox& out) {
     }
   }
   if (!ending_ && !daemon_ && daemon_gone_since_) {
-    if (!cut_off_ && now >= daemon_gone_since_ + cutoff_ms_) {
+    // The pilots' link to this hub is alive, so it is on us to tell them.
+    for (auto& [pilot, launch] : launches_) {
+      if (launch.stopping || now < daemon_gone_since_ + cutoff_of(launch)) continue;
+      launch.stopping = true;
+      out.save = true;
+      for (auto& [index, node] : launch.nodes)
+        if (alive(node)) end_node({PilotId{pilot}, index}, node, "cut off from the daemon for too long", end_job_grace_ms, out);
+    }
+    if (!cut_off_ && now >= daemon_gone_since_ + cutoff_of_hub()) {
       cut_off_ = true;
-      end_all_pilots("cut off from the daemon for too long", out);
       end_hub("cut off from the daemon for too long", now, out);
-    } else {
-      // Pilots with a shorter cut-off of their own: their link to this hub is alive, so it is on us to tell them.
-      for (auto& [pilot, launch] : launches_) {
-        const Moment own = launch.settings.cutoff_ms();
-        if (own <= 0 || launch.stopping || now < daemon_gone_since_ + own) continue;
-        launch.stopping = true;
-        out.save = true;
-        for (auto& [index, node] : launch.nodes)
-          if (alive(node)) end_node({PilotId{pilot}, index}, node, "cut off from the daemon for too long", end_job_grace_ms, out);
-      }
     }
   }
   note_need(now);
@@ -681,11 +689,10 @@ std::optional<Moment> Core::next_tick() const {
   for (const auto& [pilot, launch] : launches_) {
     for (const auto& [index, node] : launch.nodes)
       if (node.stage == Stage::lost) at(node.lost_since + node.grace_ms + crowd);
-    if (!daemon_ && daemon_gone_since_ && !launch.stopping && launch.settings.cutoff_ms() > 0)
-      at(daemon_gone_since_ + launch.settings.cutoff_ms());
+    if (!daemon_ && daemon_gone_since_ && !launch.stopping) at(daemon_gone_since_ + cutoff_of(launch));
   }
   if (!ending_) {
-    if (!daemon_ && daemon_gone_since_ && !cut_off_) at(daemon_gone_since_ + cutoff_ms_);
+    if (!daemon_ && daemon_gone_since_ && !cut_off_) at(daemon_gone_since_ + cutoff_of_hub());
     if (unneeded_since_) at(unneeded_since_ + idle_hub_ms);
   } else {
     at(ending_since_ + end_pilots_ms + (killed_ ? end_killed_ms : 0));

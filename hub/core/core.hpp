@@ -192,6 +192,8 @@ class Core {
   void finish_if_done(Moment now, Outbox& out);
   void note_need(Moment now);
   Moment crowd_ms() const;
+  Moment cutoff_of(const Launch& launch) const;
+  Moment cutoff_of_hub() const;
   static void lose(Node& node, Moment grace_ms, std::string message, Moment now);
 
   Identity identity_;

@@ -21,7 +21,7 @@ namespace {
 constexpr std::int64_t day_s = 24 * 3600;
 constexpr std::int64_t backdate_s = day_s;            // clocks of nodes are off by hours at times
 constexpr std::int64_t ca_lifetime_s = 3650 * day_s;  // as long as an instance is likely to be used
-constexpr std::int64_t hub_lifetime_s = 365 * day_s;  // renewed with each start of a hub
+constexpr std::int64_t hub_lifetime_s = 365 * day_s;  // renewed after half of it
 constexpr std::int64_t pilot_margin_s = 2 * day_s;    // beyond its own time: clocks again
 constexpr std::size_t hub_id_limit = 40;
 

@@ -1,3 +1,4 @@
+#include "daemon/core/hub_frames.hpp"
 #include "test/unit/daemon/harness.hpp"
 
 using namespace flotilla;
@@ -356,6 +357,131 @@ TEST_CASE("a resource with pilots is not removed, unless by force; a gateway nev
   CHECK(h.core.remove_resource("gate", false, h.now, h.out));
   CHECK_FALSE(h.core.remove_resource("local", true, h.now, h.out));
   CHECK_FALSE(h.core.remove_resource("nobody", true, h.now, h.out));
+}
+
+TEST_CASE("a resource that is replaced: pilots go on, and its hub ends only when it is elsewhere now") {
+  Harness h;
+  h.add_remote("front");
+  h.connect_hub("front");
+  const PilotId pilot = h.start("front", "f");
+  h.join(pilot);
+  const JobId job = h.submit(h.command("f"));
+  h.place();
+  h.report_running(job);
+  h.out = {};
+  v1::ResourceSpec spec = h.core.state().resources.at("front").spec;
+  const auto replace = [&] { return h.core.add_resource(spec, true, h.now, h.out); };
+
+  (*spec.mutable_env())["A"] = "1";
+  spec.add_setup("module load gcc");
+  spec.set_debug(true);
+  CHECK(replace());
+  CHECK(h.out.left_hubs.empty());
+  CHECK(h.out.other_ways.empty());
+  spec.set_transport("openssh");
+  CHECK(replace());
+  CHECK(h.out.other_ways == std::set<std::string>{"front"});
+  CHECK(h.out.left_hubs.empty());
+  CHECK(h.state(pilot) == v1::PILOT_RUNNING);
+  CHECK(h.state(job) == v1::JOB_RUNNING);
+  CHECK(h.nothing_else());
+
+  h.out = {};
+  spec.set_scratch_dir("/elsewhere");
+  CHECK_FALSE(replace());
+  spec.clear_scratch_dir();
+  spec.set_location("me@elsewhere");
+  CHECK_FALSE(replace());
+  h.report_end(job);
+  (void)h.core.stop_pilot(pilot, false, "", h.now, h.out);
+  h.core.on_node_left({pilot, 0}, "it ended", h.now, h.out);
+  REQUIRE(ended(h.state(pilot)));
+  h.out = {};
+  CHECK(replace());
+  CHECK(h.out.left_hubs == std::set<std::string>{"front"});
+  CHECK(h.core.state().resources.at("front").hub_state == v1::HUB_NONE);
+  // A pilot now waits for the hub there.
+  const PilotId next = h.start("front", "f");
+  CHECK(h.state(next) == v1::PILOT_SUBMITTED);
+  CHECK(h.out.wanted_hubs == std::set<std::string>{"front"});
+  CHECK(h.nothing_else());
+}
+
+TEST_CASE("a resource that is removed: its hub ends; pilots behind a cut link are named, with their end") {
+  Harness h;
+  h.add_remote("front");
+  h.connect_hub("front");
+  const PilotId pilot = h.start("front", "f");
+  h.join(pilot);
+  const PilotId ends_soon = [&] {
+    v1::PilotSpec spec;
+    spec.set_resource("front");
+    spec.set_cutoff_ms(60'000);
+    return h.core.start_pilot(spec, h.now, h.out).value();
+  }();
+  h.join(ends_soon);
+  h.core.on_hub_lost("front", "the wire was cut", false, h.now, h.out);
+  const PilotId waiting = h.start("front", "f");
+  h.now.wall_ms += 10'000;
+  h.now.boot_ms += 10'000;
+  h.out = {};
+  const auto left = h.core.remove_resource("front", true, h.now, h.out);
+  REQUIRE(left);
+  REQUIRE(left->size() == 2);
+  CHECK(left->at(0).pilot == pilot);
+  CHECK(left->at(0).ends_by_ms == h.now.wall_ms - 10'000 + 24ll * 3600 * 1000);
+  CHECK(left->at(1).pilot == ends_soon);
+  CHECK(left->at(1).ends_by_ms == h.now.wall_ms + 50'000);
+  CHECK(h.out.left_hubs == std::set<std::string>{"front"});
+  CHECK(ended(h.state(waiting)));
+  CHECK(h.nothing_else());
+}
+
+TEST_CASE("a hub speaks for itself and for the pilots of its resource") {
+  Harness h;
+  h.add_remote("front");
+  h.add_remote("other");
+  h.connect_hub("front");
+  h.connect_hub("other");
+  const PilotId own = h.start("front", "f"), foreign = h.start("other", "o");
+  h.join(foreign);
+  const auto may = [&](v1::Frame frame, const std::string& peer = "") {
+    frame.set_peer(peer);
+    return may_say(h.core.state(), "front", frame);
+  };
+  const std::string own_node = format_peer({own, 0}), foreign_node = format_peer({foreign, 0});
+  v1::Frame ping, status, joined, report;
+  ping.mutable_ping();
+  status.mutable_node_status();
+  CHECK(may(ping));
+  CHECK(may(ping, own_node));
+  CHECK_FALSE(may(ping, foreign_node));
+  CHECK(may(status, own_node));
+  CHECK_FALSE(may(status));
+  CHECK_FALSE(may(status, foreign_node));
+  CHECK_FALSE(may(status, "99.0"));
+  *joined.mutable_node_joined()->mutable_node() = h.hello(own);
+  CHECK(may(joined, own_node));
+  CHECK_FALSE(may(joined, foreign_node));
+  *joined.mutable_node_joined()->mutable_node() = h.hello(foreign);
+  CHECK_FALSE(may(joined, foreign_node));
+  CHECK_FALSE(may(joined, own_node));
+  *joined.mutable_node_joined()->mutable_node() = h.hello(PilotId{99});
+  CHECK(may(joined, "99.0"));  // it is told that nobody knows it
+  report.mutable_launch_report()->set_pilot(own.value);
+  CHECK(may(report));
+  report.mutable_launch_report()->set_pilot(foreign.value);
+  CHECK_FALSE(may(report));
+
+  v1::JobSpec worker;
+  worker.set_label("o");
+  worker.mutable_worker()->set_executable("code");
+  const JobId job = h.submit(worker);
+  h.place();
+  REQUIRE(h.core.state().job(job)->node == NodeId{foreign, 0});
+  CHECK(has_channel(h.core.state(), {foreign, 0}, job.value));
+  CHECK_FALSE(has_channel(h.core.state(), {own, 0}, job.value));
+  CHECK_FALSE(has_channel(h.core.state(), {}, 99));
 }
 
 TEST_CASE("a prefilled job is canceled like one that runs, and is no target of signals") {

@@ -435,6 +435,34 @@ TEST_CASE("cut off for too long, the hub ends its pilots and itself") {
   CHECK(bench.out.finished);
 }
 
+TEST_CASE("cut off, the hub stays for a pilot that may be alone for longer, and ends the others") {
+  Running bench;
+  v1::Frame order;
+  order.mutable_launch_pilot()->set_pilot(8);
+  order.mutable_launch_pilot()->mutable_spec()->set_node_count(1);
+  order.mutable_launch_pilot()->set_cutoff_ms(3 * default_cutoff_ms);
+  bench.from_daemon(order);
+  bench.join(pilot_tag + 1, 8);
+  bench.started(8);
+  bench.step([&](Outbox& out) { bench.core.on_daemon_closed(daemon_tag, bench.now, out); });
+  bench.pass(default_cutoff_ms);
+  CHECK(bench.sent(pilot_tag).at(0).has_end_pilot());
+  CHECK(bench.sent(pilot_tag + 1).empty());
+  v1::Frame goodbye;
+  goodbye.mutable_goodbye();
+  bench.from_pilot(pilot_tag, goodbye);
+  bench.close(pilot_tag);
+  CHECK_FALSE(bench.out.finished);
+  CHECK_FALSE(bench.core.ending());
+  REQUIRE(bench.core.next_tick());
+  CHECK(*bench.core.next_tick() == bench.now + 2 * default_cutoff_ms);
+  bench.pass(2 * default_cutoff_ms - 1);
+  CHECK(bench.quiet());
+  bench.pass(1);
+  CHECK(bench.sent(pilot_tag + 1).at(0).has_end_pilot());
+  CHECK(bench.core.ending());
+}
+
 TEST_CASE("a hub that nobody needs ends after a while; a daemon's link keeps it") {
   Bench bench;
   bench.pass(idle_hub_ms - 1);
