@@ -15,6 +15,7 @@
 #include "daemon/api/service.hpp"
 #include "daemon/coordinator/coordinator.hpp"
 #include "proto/base/log.hpp"
+#include "proto/base/open_files.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/programs.hpp"
 #include "proto/base/version.hpp"
@@ -151,6 +152,7 @@ int daemon_main(int argc, char** argv) {
   }
   signal(SIGPIPE, SIG_IGN);
   umask(0077);
+  raise_open_file_limit();  // clients, channels and pilots hold descriptors
   ReadyPipe ready(ready_fd);
   return run(ready, ready_fd < 0, local_pilot);
 }

@@ -251,9 +251,22 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       }
     for (const auto& order : out.channels) on_channel_order(order);
     for (const auto& frame : out.requests)
-      if (frame.has_read_log()) log_reader_->handle(frame.read_log());
+      if (frame.has_read_log()) read_log(frame);
     if (out.finished) finish();
     arm();
+  }
+
+  // This hub's own log, or that of a pilot which has no link: it ran here, or on a node with the same home.
+  void read_log(const v1::Frame& frame) {
+    if (frame.peer().empty()) return log_reader_->handle(frame.read_log());
+    const NodeId node = parse_peer(frame.peer());
+    if (frame.read_log().stop()) return;
+    auto file = find_pilot_log(start_.scratch_dir(), start_.instance(), node);
+    if (!file) {
+      const Node* known = core_.node(node);
+      file.error().message += known && known->host != host_name() ? "; it ran on " + known->host : "";
+    }
+    log_reader_->read_once(frame.read_log(), file);
   }
 
   void drop_link(Tag tag) {

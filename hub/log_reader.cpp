@@ -28,27 +28,11 @@ class LogReader::Impl : public std::enable_shared_from_this<LogReader::Impl> {
       followers_.erase(request.request());
       return;
     }
-    Follower follower;
-    follower.fd.reset(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
-    v1::LogData first;
-    first.set_request(request.request());
-    first.set_path(file_.string());
-    struct stat info {};
-    if (!follower.fd || fstat(follower.fd.get(), &info) != 0) {
-      first.set_error(errno_error(Code::not_found, "read the hub's log " + file_.string()).message);
-      first.set_eof(true);
-      send_(std::move(first));
-      return;
-    }
-    const std::uint64_t tail = request.tail_bytes() ? request.tail_bytes() : default_tail_bytes;
-    const auto size = static_cast<std::uint64_t>(info.st_size);
-    if (size > tail) lseek(follower.fd.get(), static_cast<off_t>(size - tail), SEEK_SET);
-    follower.inode = info.st_ino;
-    send_(std::move(first));
-    pump(request.request(), follower, !request.follow());
-    if (!request.follow()) return;
-    followers_[request.request()] = std::move(follower);
-    watch();
+    begin(request, file_, request.follow());
+  }
+  void read_once(const v1::ReadLog& request, const Result<std::filesystem::path>& file) {
+    if (file) return begin(request, *file, false);
+    refuse(request, file.error().message);
   }
   void stop_all() { followers_.clear(); }
 
@@ -58,6 +42,32 @@ class LogReader::Impl : public std::enable_shared_from_this<LogReader::Impl> {
     ino_t inode = 0;
   };
 
+  void refuse(const v1::ReadLog& request, const std::string& why) {
+    v1::LogData data;
+    data.set_request(request.request());
+    data.set_error(why);
+    data.set_eof(true);
+    send_(std::move(data));
+  }
+  void begin(const v1::ReadLog& request, const std::filesystem::path& file, bool follow) {
+    Follower follower;
+    follower.fd.reset(open(file.c_str(), O_RDONLY | O_CLOEXEC));
+    v1::LogData first;
+    first.set_request(request.request());
+    first.set_path(file.string());
+    struct stat info {};
+    if (!follower.fd || fstat(follower.fd.get(), &info) != 0)
+      return refuse(request, errno_error(Code::not_found, "read the log " + file.string()).message);
+    const std::uint64_t tail = request.tail_bytes() ? request.tail_bytes() : default_tail_bytes;
+    const auto size = static_cast<std::uint64_t>(info.st_size);
+    if (size > tail) lseek(follower.fd.get(), static_cast<off_t>(size - tail), SEEK_SET);
+    follower.inode = info.st_ino;
+    send_(std::move(first));
+    pump(request.request(), follower, !follow);
+    if (!follow) return;
+    followers_[request.request()] = std::move(follower);
+    watch();
+  }
   void pump(std::uint64_t request, Follower& follower, bool last) {
     std::string buffer(chunk_bytes, '\0');
     for (;;) {
@@ -118,6 +128,7 @@ LogReader::LogReader(asio::io_context& io, std::filesystem::path file, Send send
     : impl_(std::make_shared<Impl>(io, std::move(file), std::move(send))) {}
 LogReader::~LogReader() { impl_->stop_all(); }
 void LogReader::handle(const v1::ReadLog& request) { impl_->handle(request); }
+void LogReader::read_once(const v1::ReadLog& request, const Result<std::filesystem::path>& file) { impl_->read_once(request, file); }
 void LogReader::stop_all() { impl_->stop_all(); }
 
 }  // namespace flotilla::hub

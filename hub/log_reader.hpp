@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "flotilla/v1/link.pb.h"
+#include "proto/base/result.hpp"
 
 namespace flotilla::hub {
 
@@ -16,6 +17,8 @@ class LogReader {
   LogReader(boost::asio::io_context& io, std::filesystem::path file, Send send);
   ~LogReader();
   void handle(const v1::ReadLog& request);
+  // Another file, that nobody writes to any more.
+  void read_once(const v1::ReadLog& request, const Result<std::filesystem::path>& file);
   void stop_all();  // who asked is gone
 
  private:

@@ -41,6 +41,7 @@
 #include "pilot/worker/remote_channels.hpp"
 #include "proto/base/clock.hpp"
 #include "proto/base/log.hpp"
+#include "proto/base/open_files.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
 #include "proto/base/version.hpp"
@@ -232,7 +233,7 @@ Status Pilot::prepare() {
   scratch_ = *scratch;
   for (const char* part : {"logs", "blobs", "pilots"})
     if (auto made = make_private_dir(scratch_ / part); !made) return made;
-  log_file_ = scratch_ / "logs" / (instance8 + "-pilot-" + name_ + ".log");
+  log_file_ = pilot_log(scratch_, start_.instance(), NodeId{PilotId{start_.pilot()}, start_.node()});
   if (auto logging = init_log(log_file_); !logging) return logging;
   set_log_debug(start_.settings().debug());
   report_.line("LOG " + log_file_.string());
@@ -314,6 +315,7 @@ Status Pilot::prepare() {
                                   {}});
   make_services();
   boost::asio::post(background_, [dir = scratch_ / "blobs"] { BlobStore(dir).shrink_to(blob_cache_bytes); });
+  boost::asio::post(background_, [dir = scratch_ / "logs"] { remove_old_logs(dir, kept_pilot_logs, kept_log_age); });
   boost::asio::post(background_, [dir = scratch_ / "pilots", here = owner_] {
     for (const auto& folder : sweep_leftovers(dir, here)) spdlog::info("{} was left by a pilot that is dead: removed", folder.string());
   });

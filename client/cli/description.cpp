@@ -272,7 +272,7 @@ const std::vector<KeyHelp>& resource_keys() {
       {"setup_timeout", "duration", "limit for all of these together; default: 10min"},
       {"transport", "text", "\"libssh\" (default) or \"openssh\" (the system's ssh program)"},
       {"hosts", "list of texts", "nodes that the front end reaches by its own ssh; none = the front end itself"},
-      {"options", "table", "for the driver"},
+      {"options", "table", "for the driver; ssh: ssh_config, a file in the place of ~/.ssh/config"},
       {"debug", "true/false", "the hub logs more, job folders are kept"}};
   return keys;
 }

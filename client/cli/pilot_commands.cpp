@@ -274,7 +274,6 @@ void add_pilot_commands(Context& context, CLI::App* root) {
               "--label", [&spec](const std::string& label) { spec.set_label(label); }, "a word that jobs can ask for with --on")
           ->type_name("TEXT"),
       Complete::label);
-  add_assignments(start_command, "--option,-o", *spec.mutable_options(), "option of the resource's driver", false);
   duration("--idle", &v1::PilotSpec::set_idle_ms, true, "it ends after this long without a job (default: as configured)");
   duration("--cutoff", &v1::PilotSpec::set_cutoff_ms, false, "it ends after this long without a link (default: as configured, 24 h)");
   add_count(

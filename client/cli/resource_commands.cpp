@@ -1,5 +1,7 @@
 #include <unistd.h>
 
+#include <cstdio>
+
 #include "client/cli/command.hpp"
 #include "client/cli/prompts.hpp"
 #include "proto/base/paths.hpp"
@@ -261,7 +263,8 @@ void add_resource_commands(Context& context, CLI::App* root) {
       "a shell line, run once before each pilot (may be given several times)");
   add_duration(add, "--setup-timeout", adding->setup_timeout_ms, "limit for all setup lines together (default: 10min)");
   add_assignments(add, "--env,-e", *spec.mutable_env(), "environment variable of pilots and their jobs", true);
-  add_assignments(add, "--option,-o", *spec.mutable_options(), "option of the driver", false);
+  add_assignments(add, "--option,-o", *spec.mutable_options(),
+                  "option of the driver; ssh has ssh_config: a file in the place of ~/.ssh/config", false);
   add->add_flag_function(
       "--debug", [&spec](std::int64_t) { spec.set_debug(true); }, "log more there, keep job folders");
   context.complete(add->add_option("--from-file", adding->from_file, "take the description from a TOML file, instead of other options")
@@ -322,8 +325,10 @@ void add_resource_commands(Context& context, CLI::App* root) {
         if (!removed) return fail(removed.error());
         note("Removed " + which + ".");
         for (const auto& left : removed->left_behind())
-          note("Pilot " + std::to_string(left.pilot()) + " could not be told to end: its link is cut. It ends by itself by " +
-               format_moment(left.ends_by_ms(), now_ms()) + ".");
+          std::fputs(("Pilot " + std::to_string(left.pilot()) + " could not be told to end: its link is cut. It ends by itself by " +
+                      format_moment(left.ends_by_ms(), now_ms()) + ".\n")
+                         .c_str(),
+                     stderr);
         return exit_code::ok;
       })
       ->add_flag("--force", *force, "end its pilots and their jobs first");

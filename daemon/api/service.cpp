@@ -4,15 +4,9 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/server_posix.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include <boost/asio/local/stream_protocol.hpp>
-#include <boost/asio/steady_timer.hpp>
 
 #include "daemon/api/rpc.hpp"
+#include "daemon/coordinator/unix_listener.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
 #include "proto/base/log.hpp"
 #include "proto/base/random.hpp"
@@ -23,14 +17,13 @@ namespace asio = boost::asio;
 
 namespace {
 constexpr int largest_message_bytes = 64 << 20;
-constexpr auto bound_check_interval = std::chrono::seconds(30);
 }  // namespace
 
 class ClientApi::Impl final : public v1::ClientService::CallbackService {
   using Context = grpc::CallbackServerContext;
 
  public:
-  Impl(asio::io_context& io, Coordinator& coordinator) : io_(io), c_(coordinator), acceptor_(io), bound_check_(io) {}
+  Impl(asio::io_context& io, Coordinator& coordinator) : io_(io), c_(coordinator) {}
   ~Impl() override {
     stop();
     end();
@@ -40,48 +33,22 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     if (server_) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
     server_.reset();
   }
-  void stop() {
-    boost::system::error_code ignored;
-    acceptor_.close(ignored);
-    bound_check_.cancel();
-    if (!path_.empty()) unlink(path_.c_str());
-    path_.clear();
-  }
+  void stop() { listener_.reset(); }
 
   Status listen(const std::filesystem::path& socket) {
-    path_ = socket.string();
-    if (path_.size() > 107)
-      return fail(Code::invalid_argument, "the socket's path is longer than 107 bytes: " + path_,
+    if (socket.native().size() > 107)
+      return fail(Code::invalid_argument, "the socket's path is longer than 107 bytes: " + socket.string(),
                   "set FLOTILLA_RUNTIME_DIR to a shorter one");
     if (auto other = channel::connect_unix(socket); other)
-      return fail(Code::already_exists, "a daemon listens already on " + path_, "flotilla daemon status");
+      return fail(Code::already_exists, "a daemon listens already on " + socket.string(), "flotilla daemon status");
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(largest_message_bytes);
     builder.SetMaxSendMessageSize(-1);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
     if (!server_) return fail(Code::internal, "gRPC did not start");
-    if (auto status = bind(); !status) return status;
-    keep_bound();
-    return {};
-  }
-
-  void keep_bound() {
-    bound_check_.expires_after(bound_check_interval);
-    bound_check_.async_wait([this](boost::system::error_code code) {
-      if (code) return;
-      struct stat info {};
-      if (stat(path_.c_str(), &info) != 0) {
-        spdlog::warn("{} is gone; it is bound again", path_);
-        boost::system::error_code ignored;
-        acceptor_.close(ignored);
-        std::error_code problem;
-        std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), problem);
-        chmod(std::filesystem::path(path_).parent_path().c_str(), 0700);
-        if (auto status = bind(); !status) spdlog::error("{}", status.error().text());
-      }
-      keep_bound();
-    });
+    listener_ = std::make_unique<UnixListener>(io_, socket, [this](unique_fd fd) { take(std::move(fd)); });
+    return listener_->start();
   }
 
   // ---- the service -------------------------------------------------------------------------------------------
@@ -212,40 +179,14 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     return reactor;
   }
 
-  Status bind() {
-    unlink(path_.c_str());
-    boost::system::error_code code;
-    acceptor_.open(asio::local::stream_protocol(), code);
-    const mode_t before = umask(0177);
-    if (!code) acceptor_.bind(path_, code);
-    umask(before);
-    if (!code) acceptor_.listen(256, code);
-    if (code) return fail(Code::unavailable, "cannot listen on " + path_ + ": " + code.message());
-    accept();
-    return {};
-  }
-  void accept() {
-    acceptor_.async_accept([this](boost::system::error_code code, asio::local::stream_protocol::socket socket) {
-      if (code == asio::error::operation_aborted) return;
-      if (!code) {
-        if (auto status = channel::check_peer_uid(socket.native_handle()); status) {
-          const int fd = socket.release();
-          fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-          fcntl(fd, F_SETFD, FD_CLOEXEC);
-          grpc::AddInsecureChannelFromFd(server_.get(), fd);
-        } else {
-          spdlog::warn("a client was refused: {}", status.error().message);
-        }
-      }
-      accept();
-    });
+  void take(unique_fd fd) {
+    fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
+    grpc::AddInsecureChannelFromFd(server_.get(), fd.release());
   }
 
   asio::io_context& io_;
   Coordinator& c_;
-  asio::local::stream_protocol::acceptor acceptor_;
-  asio::steady_timer bound_check_;
-  std::string path_;
+  std::unique_ptr<UnixListener> listener_;
   std::unique_ptr<grpc::Server> server_;
 };
 

@@ -1,6 +1,5 @@
 #include "daemon/coordinator/channel_giver.hpp"
 
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,31 +27,9 @@ struct ChannelGiver::Visitor {
 };
 
 ChannelGiver::ChannelGiver(asio::io_context& io, std::string path, Events events)
-    : io_(io), path_(std::move(path)), events_(std::move(events)), acceptor_(io) {}
-ChannelGiver::~ChannelGiver() { unlink(path_.c_str()); }
-
-Status ChannelGiver::start() {
-  unlink(path_.c_str());
-  boost::system::error_code code;
-  acceptor_.open(asio::local::stream_protocol(), code);
-  if (!code) acceptor_.bind(path_, code);
-  if (!code) acceptor_.listen(128, code);
-  if (code) return fail(Code::unavailable, "cannot listen on " + path_ + ": " + code.message());
-  accept();
-  return {};
-}
-
-void ChannelGiver::accept() {
-  acceptor_.async_accept([this](boost::system::error_code code, asio::local::stream_protocol::socket socket) {
-    if (code == asio::error::operation_aborted) return;
-    if (!code) {
-      fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
-      if (auto status = channel::check_peer_uid(socket.native_handle()); status) read_request(std::make_shared<Visitor>(std::move(socket)));
-      else spdlog::warn("a connection to the channel socket was refused: {}", status.error().message);
-    }
-    accept();
-  });
-}
+    : io_(io), path_(std::move(path)), events_(std::move(events)), listener_(io, path_, [this](unique_fd fd) {
+        read_request(std::make_shared<Visitor>(asio::local::stream_protocol::socket(io_, asio::local::stream_protocol(), fd.release())));
+      }) {}
 
 void ChannelGiver::read_request(std::shared_ptr<Visitor> visitor) {
   visitor->patience.expires_after(request_patience);

@@ -1,13 +1,13 @@
 // Gives the channels of remote workers to their clients (PROTOCOL.md 5.1); local pilots give their own.
 #pragma once
 
-#include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 
+#include "daemon/coordinator/unix_listener.hpp"
 #include "flotilla/v1/types.pb.h"
 #include "proto/base/ids.hpp"
 #include "proto/base/result.hpp"
@@ -24,8 +24,7 @@ class ChannelGiver {
     std::function<void(JobId)> gone;
   };
   ChannelGiver(boost::asio::io_context& io, std::string socket_path, Events events);
-  ~ChannelGiver();
-  Status start();
+  Status start() { return listener_.start(); }
   const std::string& socket_path() const { return path_; }
 
   // The ticket is good once.
@@ -42,7 +41,6 @@ class ChannelGiver {
     std::shared_ptr<boost::asio::steady_timer> patience;
     channel::CountersMap counters;
   };
-  void accept();
   void read_request(std::shared_ptr<Visitor> visitor);
   void give(std::shared_ptr<Visitor> visitor);
   void watch(JobId job, std::shared_ptr<Visitor> visitor);
@@ -50,7 +48,7 @@ class ChannelGiver {
   boost::asio::io_context& io_;
   std::string path_;
   Events events_;
-  boost::asio::local::stream_protocol::acceptor acceptor_;
+  UnixListener listener_;
   std::map<JobId, Given> given_;
 };
 

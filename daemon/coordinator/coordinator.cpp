@@ -59,7 +59,7 @@ Coordinator::Coordinator(asio::io_context& io, Config config, Places places, std
                       core_.on_launch_report(report, now(), out_);
                       touch();
                     }),
-      pilot_acceptor_(io), started_ms_(wall_ms()) {}
+      started_ms_(wall_ms()) {}
 
 Coordinator::~Coordinator() = default;
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <filesystem>
@@ -15,6 +14,7 @@
 #include "daemon/api/stream.hpp"
 #include "daemon/coordinator/config.hpp"
 #include "daemon/coordinator/prompts.hpp"
+#include "daemon/coordinator/unix_listener.hpp"
 #include "daemon/core/core.hpp"
 #include "daemon/core/input_flow.hpp"
 #include "daemon/journal/journal.hpp"
@@ -93,6 +93,9 @@ class Coordinator final : public MonitorSource {
   void touch();
   void after_commit(std::function<void()> then);
   void on_node_frame(NodeId from, v1::Frame frame);
+  void on_log_data(const std::string& resource, const v1::LogData& data);
+  // Who reads logs over a link that has ended is told so. Without a node: all of the resource.
+  void end_logs(const std::string& resource, NodeId node, const std::string& cause);
   // A node registered: the welcome is ready to be sent.
   v1::Welcome join(const v1::PilotHello& hello, bool trusted);
   void send(NodeId to, v1::Frame frame);
@@ -153,7 +156,7 @@ class Coordinator final : public MonitorSource {
   Error ended_badly(const Job& job);
   void sample_channels();
   void on_node_status(NodeId from, const v1::NodeStatus& status);
-  void follow_daemon_log(std::shared_ptr<LogSession> session);
+  void follow_log_file(std::shared_ptr<LogSession> session);
   struct Stopping;
   void stop_everything(OutStreamPtr<v1::Progress> stream);
   void step_stopping(const std::shared_ptr<Stopping>& stopping);
@@ -186,7 +189,7 @@ class Coordinator final : public MonitorSource {
   std::unique_ptr<ChannelGiver> giver_;
   std::unique_ptr<Monitor> monitor_;
 
-  boost::asio::local::stream_protocol::acceptor pilot_acceptor_;
+  std::unique_ptr<UnixListener> pilot_listener_;
   std::unique_ptr<link::Server> pilot_links_;
   std::unordered_map<NodeId, LocalNode> local_nodes_;
 

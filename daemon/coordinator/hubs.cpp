@@ -191,7 +191,8 @@ void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
     coordinator_.touch();
     return;
   }
-  const NodeId node = parse_peer(frame.peer());  // none: the hub's own, logs and pings
+  if (frame.has_log_data()) return coordinator_.on_log_data(resource, frame.log_data());
+  const NodeId node = parse_peer(frame.peer());  // none: the hub's own
   coordinator_.on_node_frame(node, std::move(frame));
 }
 
@@ -200,6 +201,7 @@ void Hubs::on_ended(const std::string& resource, const Error& error) {
   if (it == hubs_.end()) return;
   Hub& hub = it->second;
   const bool was_connected = std::exchange(hub.connected, false);
+  if (was_connected) coordinator_.end_logs(resource, {}, error.text());
   hub.trouble = error.text();
   hub.hopeless = !was_connected && error.retry != Retry::yes;
   if (was_connected && !hub.said_goodbye) notes_.let_go(resource, wall_ms());
@@ -292,7 +294,10 @@ void Hubs::let_go(const std::string& resource, Hub& hub, const std::string& caus
   hub.retry.reset();
   hub.connection.reset();
   hub.failures = 0;
-  if (std::exchange(hub.connected, false)) notes_.let_go(resource, wall_ms());
+  if (std::exchange(hub.connected, false)) {
+    notes_.let_go(resource, wall_ms());
+    coordinator_.end_logs(resource, {}, cause);
+  }
   if (tried) coordinator_.core().on_hub_lost(resource, cause, false, Coordinator::now(), coordinator_.outbox());
   coordinator_.touch();
 }

@@ -1,7 +1,5 @@
 // The daemon's side of pilot nodes: registering, local ones over a unix socket, what they report.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/coordinator/coordinator.hpp"
@@ -11,7 +9,6 @@
 #include "proto/base/log.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/version.hpp"
-#include "proto/channel/hand_over.hpp"
 
 namespace flotilla::daemon {
 namespace asio = boost::asio;
@@ -33,13 +30,15 @@ v1::Welcome Coordinator::join(const v1::PilotHello& hello, bool trusted) {
   welcome.set_protocol(protocol_version);
   welcome.set_instance(journal_->instance());
   if (welcome.error().empty()) {
+    const NodeId id{PilotId{hello.pilot()}, hello.node()};
+    end_logs(state().pilots.at(id.pilot).spec.resource(), id, "the pilot's link was made anew");
     for (const auto& report : hello.inventory()) {
       auto* known = welcome.add_known();
       *known->mutable_id() = report.id();
       known->set_stdout_bytes(outputs_.taken(JobId{report.id().job()}, 1));
       known->set_stderr_bytes(outputs_.taken(JobId{report.id().job()}, 2));
     }
-    resend_input({PilotId{hello.pilot()}, hello.node()}, hello);
+    resend_input(id, hello);
     spdlog::info("pilot {}.{} on {} registered: {} slots, {} attempts held", hello.pilot(), hello.node(), hello.host(), hello.slots(),
                  hello.inventory_size());
   } else {
@@ -52,38 +51,13 @@ v1::Welcome Coordinator::join(const v1::PilotHello& hello, bool trusted) {
 // ---- local pilots ------------------------------------------------------------------------------------------
 
 void Coordinator::accept_pilots() {
-  const std::string path = (places_.runtime / "pilots.sock").string();
-  unlink(path.c_str());
-  boost::system::error_code code;
-  pilot_acceptor_.open(asio::local::stream_protocol(), code);
-  if (!code) pilot_acceptor_.bind(path, code);
-  if (!code) pilot_acceptor_.listen(128, code);
-  if (code) {
-    spdlog::error("cannot listen on {}: {}", path, code.message());
-    return;
-  }
   link::Handlers handlers;
   handlers.on_frame = [this](const link::LinkPtr& link, v1::Frame frame) { on_local_frame(link, std::move(frame)); };
   handlers.on_closed = [this](const link::LinkPtr& link, const std::string& cause) { on_local_closed(link, cause); };
   pilot_links_ = std::make_unique<link::Server>(io_, std::move(handlers), link::keepalive_cluster);
-  struct Accept {
-    static void next(Coordinator* self) {
-      self->pilot_acceptor_.async_accept([self](boost::system::error_code code, asio::local::stream_protocol::socket socket) {
-        if (code == asio::error::operation_aborted) return;
-        if (!code) {
-          if (auto status = channel::check_peer_uid(socket.native_handle()); status) {
-            const int fd = socket.release();
-            fcntl(fd, F_SETFD, FD_CLOEXEC);
-            self->pilot_links_->add_fd(unique_fd(fd));
-          } else {
-            spdlog::warn("a connection to the pilots' socket was refused: {}", status.error().message);
-          }
-        }
-        next(self);
-      });
-    }
-  };
-  Accept::next(this);
+  pilot_listener_ =
+      std::make_unique<UnixListener>(io_, places_.runtime / "pilots.sock", [this](unique_fd fd) { pilot_links_->add_fd(std::move(fd)); });
+  if (auto status = pilot_listener_->start(); !status) spdlog::error("{}", status.error().text());
 }
 
 namespace {
@@ -126,6 +100,7 @@ void Coordinator::on_local_closed(const link::LinkPtr& link, const std::string& 
   const auto it = local_nodes_.find(id);
   if (it == local_nodes_.end() || it->second.link != link) return;
   it->second.link.reset();
+  if (const auto pilot = state().pilots.find(id.pilot); pilot != state().pilots.end()) end_logs(pilot->second.spec.resource(), id, cause);
   core_.on_node_unlinked(id, cause, now(), out_);
   touch();
   // All that it said has been read by now: when its process is gone, it is gone.
@@ -213,7 +188,11 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
       core_.on_pilot_ending(from, frame.pilot_ending().reason(), frame.pilot_ending().failed(), now(), out_);
       break;
     case v1::Frame::kNodeStatus: on_node_status(from, frame.node_status()); return;
-    case v1::Frame::kNodeLeft: core_.on_node_left(from, frame.node_left().cause(), now(), out_, frame.node_left().process_dead()); break;
+    case v1::Frame::kNodeLeft:
+      if (const auto pilot = state().pilots.find(from.pilot); pilot != state().pilots.end())
+        end_logs(pilot->second.spec.resource(), from, frame.node_left().cause());
+      core_.on_node_left(from, frame.node_left().cause(), now(), out_, frame.node_left().process_dead());
+      break;
     case v1::Frame::kChannelAck:
       if (has_channel(state(), from, frame.channel_ack().channel())) hubs_->channels().on_ack(frame.channel_ack());
       return;
@@ -227,7 +206,8 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
       if (has_channel(state(), from, frame.channel_refused().channel())) hubs_->on_channel_refused(frame.channel_refused());
       return;
     case v1::Frame::kLogData:
-      if (const auto it = log_requests_.find(frame.log_data().request()); it != log_requests_.end()) it->second->on_data(frame.log_data());
+      if (const auto pilot = state().pilots.find(from.pilot); pilot != state().pilots.end())
+        on_log_data(pilot->second.spec.resource(), frame.log_data());
       return;
     case v1::Frame::kPing: {
       v1::Frame pong;

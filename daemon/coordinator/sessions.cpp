@@ -299,7 +299,7 @@ void Coordinator::AttachSession::leave() {
 
 void Coordinator::LogSession::on_data(const v1::LogData& data) {
   if (!data.error().empty()) {
-    stream->finish(fail(Code::unavailable, data.error()));
+    stream->finish(fail(Code::unavailable, data.error(), node.pilot ? "flotilla pilot show says how it ended" : ""));
     return;
   }
   if (!data.data().empty() || !data.path().empty()) {
@@ -310,6 +310,27 @@ void Coordinator::LogSession::on_data(const v1::LogData& data) {
     stream->send(std::move(chunk));
   }
   if (data.eof()) stream->finish({});
+}
+
+void Coordinator::on_log_data(const std::string& resource, const v1::LogData& data) {
+  const auto it = log_requests_.find(data.request());
+  if (it == log_requests_.end() || it->second->resource != resource) return;
+  const auto session = it->second;
+  if (data.eof() || !data.error().empty()) log_requests_.erase(it);
+  session->on_data(data);
+}
+
+void Coordinator::end_logs(const std::string& resource, NodeId node, const std::string& cause) {
+  for (auto it = log_requests_.begin(); it != log_requests_.end();) {
+    const auto session = it->second;
+    if (session->resource != resource || (node.pilot && session->node != node)) {
+      ++it;
+      continue;
+    }
+    it = log_requests_.erase(it);
+    session->stream->finish(
+        fail(Code::unavailable, fmt::format("the log does not come any more: {}", cause), "ask for it again", Retry::yes));
+  }
 }
 
 void Coordinator::read_logs(const v1::ReadLogsRequest& request, OutStreamPtr<v1::LogChunk> stream) {
@@ -329,7 +350,7 @@ void Coordinator::read_logs(const v1::ReadLogsRequest& request, OutStreamPtr<v1:
       if (auto s = weak.lock()) s->timer->cancel();
     };
     if (!request.follow()) session->inode = 0;
-    follow_daemon_log(session);
+    follow_log_file(session);
     return;
   }
   const std::uint64_t number = ++last_log_request_;
@@ -349,6 +370,7 @@ void Coordinator::read_logs(const v1::ReadLogsRequest& request, OutStreamPtr<v1:
       return stream->finish(fail(Code::unavailable, fmt::format("the hub of '{}' is not connected", name),
                                  fmt::format("flotilla resource connect {}", name), Retry::yes));
     session->host = resource->second.hub_host;
+    session->resource = name;
     session->stop = [this, name, stop] { hubs_->send(name, stop); };
     log_requests_[number] = session;
     hubs_->send(name, std::move(frame));
@@ -356,17 +378,39 @@ void Coordinator::read_logs(const v1::ReadLogsRequest& request, OutStreamPtr<v1:
     NodeId node = parse_peer(request.of());
     if (!node.pilot) {
       node = parse_peer(request.of() + ".0");
-      if (const auto pilot = state().pilots.find(node.pilot); pilot != state().pilots.end() && !pilot->second.nodes.empty())
-        node.node = pilot->second.nodes.begin()->first;
+      if (const auto pilot = state().pilots.find(node.pilot); pilot != state().pilots.end()) {
+        const auto& nodes = pilot->second.nodes;
+        const auto linked = std::ranges::find_if(nodes, [](const auto& each) { return each.second.linked; });
+        if (linked != nodes.end()) node.node = linked->first;
+        else if (!nodes.empty()) node.node = nodes.begin()->first;
+      }
     }
+    const auto pilot = state().pilots.find(node.pilot);
     const Node* there = state().node(node);
-    if (!there)
+    if (pilot == state().pilots.end() || (!there && pilot->second.nodes.contains(0)))
       return stream->finish(fail(Code::not_found, fmt::format("'{}' is neither 'daemon' nor a resource nor a pilot", request.of()),
                                  "flotilla resource list and flotilla pilot list show them"));
-    if (!there->linked)
-      return stream->finish(fail(Code::unavailable, fmt::format("pilot {} is not connected", request.of()),
-                                 there->record.message().empty() ? "" : there->record.message()));
+    const std::string name = pilot->second.spec.resource();
+    const auto at = state().resources.find(name);
+    const bool local = at != state().resources.end() && at->second.local();
+    if (!there && !local)
+      return stream->finish(fail(Code::not_found, fmt::format("pilot {} was not started yet", request.of()), pilot->second.message));
+    if (local && !(there && there->linked)) {  // its file is here
+      const auto file = find_pilot_log(at->second.spec.scratch_dir(), journal_->instance(), node);
+      if (!file) return stream->finish(fail(file.error()));
+      session->path = file->string();
+      session->host = host_name();
+      std::error_code problem;
+      if (const auto size = std::filesystem::file_size(*file, problem); !problem && size > tail) session->offset = size - tail;
+      return follow_log_file(session);
+    }
+    if (!local && !hubs_->connected(name))
+      return stream->finish(fail(Code::unavailable,
+                                 fmt::format("the log of pilot {} lies at '{}', whose hub is not connected", request.of(), name),
+                                 fmt::format("flotilla resource connect {}", name), Retry::yes));
     session->host = there->record.host();
+    session->resource = name;
+    session->node = node;
     session->stop = [this, node, stop] { send(node, stop); };
     log_requests_[number] = session;
     send(node, std::move(frame));
@@ -379,7 +423,7 @@ void Coordinator::read_logs(const v1::ReadLogsRequest& request, OutStreamPtr<v1:
   };
 }
 
-void Coordinator::follow_daemon_log(std::shared_ptr<LogSession> session) {
+void Coordinator::follow_log_file(std::shared_ptr<LogSession> session) {
   for (;;) {
     unique_fd fd(open(session->path.c_str(), O_RDONLY | O_CLOEXEC));
     std::string data(output_chunk_bytes, '\0');
@@ -403,7 +447,7 @@ void Coordinator::follow_daemon_log(std::shared_ptr<LogSession> session) {
   if (!session->inode) return session->stream->finish({});
   session->timer->expires_after(log_poll);
   session->timer->async_wait([this, session](boost::system::error_code code) {
-    if (!code) follow_daemon_log(session);
+    if (!code) follow_log_file(session);
   });
 }
 

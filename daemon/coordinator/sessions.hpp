@@ -41,6 +41,8 @@ struct Coordinator::AttachSession : std::enable_shared_from_this<AttachSession> 
 struct Coordinator::LogSession {
   OutStreamPtr<v1::LogChunk> stream;
   std::string host;
+  std::string resource;        // whose hub or pilot was asked,
+  NodeId node;                 // and which pilot's node, if it was one
   std::function<void()> stop;  // tells the other side
   // The daemon's own log:
   std::string path;

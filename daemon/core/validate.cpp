@@ -80,6 +80,12 @@ void check_path(const std::string& key, const std::string& path, Faults& faults)
     faults.add(fmt::format("{}: holds a NUL byte or a line break", key));
 }
 
+// A file of this machine. The daemon has another folder than who wrote this.
+void check_ssh_config(const std::string& path, Faults& faults) {
+  check_path("options: ssh_config", path, faults);
+  if (path.empty() || path[0] != '/') faults.add("options: ssh_config: give the whole path of the file");
+}
+
 }  // namespace
 
 Status check_resource(v1::ResourceSpec& spec, const std::map<std::string, Resource>& resources) {
@@ -121,8 +127,10 @@ Status check_resource(v1::ResourceSpec& spec, const std::map<std::string, Resour
     if (host.empty() || host[0] == '-' || host.find_first_of(" \t\n'\"`$;&|<>\\") != std::string::npos)
       faults.add(fmt::format("hosts: '{}' is no name of a host", host));
   for (const auto& [key, value] : spec.options()) {
-    (void)value;
-    faults.add(fmt::format("options: the {} driver has no option '{}'", spec.driver(), key));
+    if (spec.driver() == "ssh" && key == "ssh_config") check_ssh_config(value, faults);
+    else
+      faults.add(fmt::format("options: the {} driver has no option '{}'{}", spec.driver(), key,
+                             spec.driver() == "ssh" ? "; it has ssh_config" : ""));
   }
   return std::move(faults).result(fmt::format("resource '{}' is not right", spec.name()));
 }

@@ -18,6 +18,7 @@
 #include <fstream>
 #include <map>
 
+#include "proto/base/open_files.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/unique_fd.hpp"
 
@@ -136,6 +137,7 @@ void LocalDriver::launch(const v1::PilotStart& start) {
   const int result = posix_spawn(&launch->pid, program.c_str(), &actions, &attributes, argv, environ);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
+  if (result == 0) restore_open_file_limit(launch->pid);  // before it has read its configuration and starts more
   in[0].reset();
   out[1].reset();
   err[1].reset();

@@ -122,6 +122,10 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
       out.frames.emplace_back(to, std::move(frame));
       return;
     }
+    if (frame.has_read_log()) {  // its file may be here
+      out.requests.push_back(std::move(frame));
+      return;
+    }
     const Node* node = find(id);
     // One that may come back within the grace is not given up yet; its inventory will say what it has missed.
     if (node && node->stage != Stage::left && node->stage != Stage::failed) return;

@@ -1,15 +1,15 @@
 #include "pilot/process/spawn.hpp"
 
+#include "proto/base/open_files.hpp"
+
 #include <fcntl.h>
 #include <spawn.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
 #include <cstring>
-#include <optional>
 
 namespace flotilla::pilot {
 namespace {
@@ -68,18 +68,7 @@ std::string interpreter_of(const std::string& path) {
   return line.substr(begin, line.find_first_of(" \t\r", begin) - begin);
 }
 
-constexpr rlim_t wanted_open_files = 65536;
-std::optional<rlimit> limit_of_children;  // set once, at the start
-
 }  // namespace
-
-void raise_open_file_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted_open_files) return;
-  rlimit raised = limit;
-  raised.rlim_cur = std::min(limit.rlim_max, wanted_open_files);
-  if (raised.rlim_cur > limit.rlim_cur && setrlimit(RLIMIT_NOFILE, &raised) == 0) limit_of_children = limit;
-}
 
 Result<std::string> find_executable(const std::string& name, const Environment& environment, const std::string& folder,
                                     const std::string& host) {
@@ -146,7 +135,7 @@ Result<pid_t> spawn(const SpawnRequest& request, const std::string& host) {
     error = posix_spawn(&pid, shell, &actions.value, attribute, arguments.data(), variables.data());
   }
   if (error == 0) {
-    if (limit_of_children) prlimit(pid, RLIMIT_NOFILE, &*limit_of_children, nullptr);
+    restore_open_file_limit(pid);
     return pid;
   }
 

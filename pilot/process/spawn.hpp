@@ -29,8 +29,4 @@ Result<std::string> find_executable(const std::string& name, const Environment& 
 // On failure nothing was started. All signals are at their defaults and unblocked in the process.
 Result<pid_t> spawn(const SpawnRequest& request, const std::string& host);
 
-// Each job needs some descriptors of ours, and the usual 1024 are soon used up. What spawn() starts gets the old limit back:
-// programs that use select() break beyond it.
-void raise_open_file_limit();
-
 }  // namespace flotilla::pilot

@@ -75,6 +75,32 @@ fs::path runtime_dir() {
 
 fs::path daemon_socket() { return runtime_dir() / "daemon.sock"; }
 
+std::vector<fs::path> scratch_candidates(const std::string& scratch_dir, const fs::path& home, unsigned uid) {
+  std::vector<fs::path> candidates;
+  if (!scratch_dir.empty()) {
+    if (scratch_dir == "~" || scratch_dir.starts_with("~/"))
+      candidates.push_back(home / (scratch_dir.size() > 2 ? scratch_dir.substr(2) : "."));
+    else if (scratch_dir[0] == '/') candidates.emplace_back(scratch_dir);
+    else candidates.push_back(home / scratch_dir);
+    candidates.back() /= "flotilla";
+  }
+  if (!home.empty() && home != "/") candidates.push_back(home / ".cache" / "flotilla");
+  candidates.push_back("/tmp/flotilla-" + std::to_string(uid));
+  candidates.push_back("/dev/shm/flotilla-" + std::to_string(uid));
+  return candidates;
+}
+
+fs::path pilot_log(const fs::path& scratch, std::string_view instance, NodeId node) {
+  return scratch / "logs" / (to_hex(instance).substr(0, 8) + "-pilot-" + format_peer(node) + ".log");
+}
+
+Result<fs::path> find_pilot_log(const std::string& scratch_dir, std::string_view instance, NodeId node) {
+  std::error_code problem;
+  for (const auto& scratch : scratch_candidates(scratch_dir, home_dir(), getuid()))
+    if (const fs::path log = pilot_log(scratch, instance, node); fs::exists(log, problem)) return log;
+  return fail(Code::not_found, "there is no log of pilot " + format_peer(node) + " on " + host_name());
+}
+
 Status make_private_dir(const fs::path& dir) {
   std::error_code ignored;
   if (dir.has_parent_path()) fs::create_directories(dir.parent_path(), ignored);

@@ -6,7 +6,10 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "proto/base/ids.hpp"
 #include "proto/base/result.hpp"
 
 namespace flotilla {
@@ -24,6 +27,12 @@ bool config_file_named();  // by $FLOTILLA_CONFIG
 std::filesystem::path runtime_dir();
 std::filesystem::path runtime_dir_for(const std::filesystem::path& state);
 std::filesystem::path daemon_socket();  // runtime_dir()/daemon.sock
+
+// Where a program of ours may write on another machine, in the order in which it is tried.
+std::vector<std::filesystem::path> scratch_candidates(const std::string& scratch_dir, const std::filesystem::path& home, unsigned uid);
+// The log of a pilot's node below one of them; it stays when the pilot has ended.
+std::filesystem::path pilot_log(const std::filesystem::path& scratch, std::string_view instance, NodeId node);
+Result<std::filesystem::path> find_pilot_log(const std::string& scratch_dir, std::string_view instance, NodeId node);
 
 // Creates it with mode 0700 (parents too, as the umask says) and checks owner, mode and that it is no symbolic link.
 Status make_private_dir(const std::filesystem::path& dir);

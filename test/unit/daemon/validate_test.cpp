@@ -48,6 +48,22 @@ TEST_CASE("defaults: driver and transport follow from the location") {
   CHECK(spec.transport() == "libssh");
 }
 
+TEST_CASE("options: the ssh driver has a file in the place of ~/.ssh/config, and nothing else has any") {
+  Harness h;
+  const auto good = [&](const char* location, const char* key, const char* value) {
+    v1::ResourceSpec spec;
+    spec.set_name("r");
+    spec.set_location(location);
+    (*spec.mutable_options())[key] = value;
+    return static_cast<bool>(check_resource(spec, h.core.state().resources));
+  };
+  CHECK(good("me@host", "ssh_config", "/home/me/cluster.conf"));
+  CHECK_FALSE(good("me@host", "ssh_config", ""));
+  CHECK_FALSE(good("me@host", "ssh_config", "cluster.conf"));
+  CHECK_FALSE(good("me@host", "queue", "long"));
+  CHECK_FALSE(good("", "ssh_config", "/home/me/cluster.conf"));
+}
+
 TEST_CASE("gateways may not lead back") {
   Harness h;
   h.add_remote("a");

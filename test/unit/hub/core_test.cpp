@@ -612,6 +612,24 @@ TEST_CASE("channels: to a pilot beside the hub at once, to a node as soon as it 
   CHECK(told[0].node_left().cause().find("8.0") != std::string::npos);
 }
 
+TEST_CASE("the log of a pilot: it is asked itself while it has a link, then its file is read") {
+  Running bench;
+  v1::Frame request;
+  request.set_peer("7.0");
+  request.mutable_read_log()->set_request(3);
+  bench.from_daemon(request);
+  CHECK(bench.sent(pilot_tag).at(0).read_log().request() == 3);
+  CHECK(bench.out.requests.empty());
+  bench.close(pilot_tag);
+  for (const char* peer : {"7.0", "99.0"}) {
+    request.set_peer(peer);
+    bench.from_daemon(request);
+    REQUIRE(bench.out.requests.size() == 1);
+    CHECK(bench.out.requests.at(0).peer() == peer);
+    CHECK(bench.out.frames.empty());
+  }
+}
+
 TEST_CASE("pings of the daemon are answered, logs go to the shell") {
   Linked bench;
   v1::Frame ping;

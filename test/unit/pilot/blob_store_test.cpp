@@ -58,6 +58,31 @@ TEST_CASE("pieces in order make a blob; a wrong hash leaves nothing") {
   CHECK_FALSE(store.has(hash));
 }
 
+TEST_CASE("of the logs of pilots the newest stay, and those of pilots that may run") {
+  Folder folder;
+  const auto now = fs::file_time_type::clock::now();
+  const auto log = [&](const std::string& name, std::chrono::hours age) {
+    std::ofstream(folder.path / name) << "x";
+    fs::last_write_time(folder.path / name, now - age);
+  };
+  for (int i = 1; i <= 10; ++i) log("abcdef01-pilot-" + std::to_string(i) + ".0.log", std::chrono::hours(100 - i));
+  log("abcdef01-pilot-1.0.1.log", std::chrono::hours(200));
+  log("hub-0123.log", std::chrono::hours(1000));
+  log("abcdef01-pilot-11.0.log", std::chrono::hours(1));
+  log("abcdef01-pilot-11.1.log", std::chrono::hours(1));
+  CHECK(remove_old_logs(folder.path, 5, std::chrono::hours(98)) == 2);
+  std::set<std::string> left;
+  for (const auto& entry : fs::directory_iterator(folder.path)) left.insert(entry.path().filename());
+  CHECK(left.size() == 11);
+  CHECK_FALSE(left.contains("abcdef01-pilot-1.0.log"));
+  CHECK_FALSE(left.contains("abcdef01-pilot-1.0.1.log"));
+  CHECK_FALSE(left.contains("abcdef01-pilot-2.0.log"));
+  CHECK(left.contains("abcdef01-pilot-3.0.log"));
+  CHECK(left.contains("hub-0123.log"));
+  CHECK(remove_old_logs(folder.path, 5, std::chrono::hours(0)) == 5);
+  CHECK(remove_old_logs(folder.path / "nowhere", 5, std::chrono::hours(0)) == 0);
+}
+
 TEST_CASE("scratch is the first place that can be written") {
   Folder folder;
   std::ofstream(folder.path / "file") << "no folder";
