@@ -99,6 +99,7 @@ TEST_CASE("a socket whose file or folder was removed is bound again") {
   for (const auto& victim : {path, path.parent_path()}) {
     fs::remove_all(victim);
     REQUIRE_FALSE(channel::connect_unix(path));
+    l.io.restart();
     while (!fs::exists(path)) l.io.run_one_for(20s);
     auto client = channel::connect_unix(path);
     REQUIRE(client);

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "pilot/process/scratch.hpp"
+#include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
 
 using namespace flotilla;
@@ -86,7 +87,7 @@ TEST_CASE("of the logs of pilots the newest stay, and those of pilots that may r
 TEST_CASE("scratch is the first place that can be written") {
   Folder folder;
   std::ofstream(folder.path / "file") << "no folder";
-  auto candidates = scratch_candidates((folder.path / "file").string(), folder.path / "home", 4711);
+  auto candidates = flotilla::scratch_candidates((folder.path / "file").string(), folder.path / "home", 4711);
   REQUIRE(candidates.size() == 4);
   CHECK(candidates[0] == folder.path / "file" / "flotilla");
   CHECK(candidates[1] == folder.path / "home/.cache/flotilla");
@@ -95,5 +96,5 @@ TEST_CASE("scratch is the first place that can be written") {
   auto none = choose_scratch({candidates[0]});
   REQUIRE_FALSE(none.has_value());
   CHECK(none.error().faults.size() == 1);
-  CHECK(scratch_candidates("~/x", "/home/u", 1)[0] == "/home/u/x/flotilla");
+  CHECK(flotilla::scratch_candidates("~/x", "/home/u", 1)[0] == "/home/u/x/flotilla");
 }
