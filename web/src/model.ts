@@ -41,6 +41,7 @@ export interface Job {
   message: string; reason: string; exitKind: string; exitCode: number; signal: number;
   submittedMs: number; queuedMs: number; dispatchedMs: number; runningMs: number; endedMs: number;
   stdoutBytes: number; stderrBytes: number; unreachable: boolean; connected: boolean;
+  prefilled: boolean;      // dispatched, and waits at its pilot for a free slot
   channel: Channel | null;
   search: string;          // lower case, what the text filter looks at
 }
@@ -138,7 +139,7 @@ export function readJob(value: unknown): Job {
     submittedMs: number(json["submitted_ms"]), queuedMs: number(json["queued_ms"]),
     dispatchedMs: number(json["dispatched_ms"]), runningMs: number(json["running_ms"]), endedMs: number(json["ended_ms"]),
     stdoutBytes: number(json["stdout_bytes"]), stderrBytes: number(json["stderr_bytes"]),
-    unreachable: flag(json["pilot_unreachable"]), connected: flag(json["connected"]),
+    unreachable: flag(json["pilot_unreachable"]), prefilled: flag(json["prefilled"]), connected: flag(json["connected"]),
     channel: stats && {
       calls: number(stats["calls"]), bytesOut: number(stats["bytes_to_worker"]), bytesIn: number(stats["bytes_from_worker"]),
       callsPerS: number(stats["calls_per_s"]), bytesPerS: number(stats["bytes_per_s"]),
@@ -165,6 +166,7 @@ export function readDetail(value: unknown): JobDetail {
 
 // One line on why it waits or how it ended.
 export function note(job: Job): string {
+  if (job.prefilled) return job.message;
   if (job.unreachable) return "its pilot cannot be reached; this is the last that is known";
   if (hasEnded(job.state)) return job.reason || job.message;
   return job.message;
@@ -176,7 +178,7 @@ export const isWaiting = (state: JobState): boolean => state === "submitted" || 
 
 export type Change =
   | { kind: "resource"; value: Resource } | { kind: "pilot"; value: Pilot } | { kind: "job"; value: Job }
-  | { kind: "resource_removed"; name: string } | { kind: "pilot_removed"; id: number } | { kind: "job_removed"; id: number };
+  | { kind: "resource_removed"; name: string };
 
 // What this page does not know (a newer daemon) is passed over.
 export function readChanges(value: unknown): Change[] {
@@ -187,8 +189,6 @@ export function readChanges(value: unknown): Change[] {
     else if ("pilot" in json) changes.push({ kind: "pilot", value: readPilot(json["pilot"]) });
     else if ("job" in json) changes.push({ kind: "job", value: readJob(json["job"]) });
     else if ("resource_removed" in json) changes.push({ kind: "resource_removed", name: text(json["resource_removed"]) });
-    else if ("pilot_removed" in json) changes.push({ kind: "pilot_removed", id: number(json["pilot_removed"]) });
-    else if ("job_removed" in json) changes.push({ kind: "job_removed", id: number(json["job_removed"]) });
   }
   return changes;
 }

@@ -72,7 +72,7 @@ const textOf = (error: unknown): string =>
 
 function Moments({ job, now }: { job: Job; now: number }) {
   const steps = [
-    ["submitted", job.submittedMs], ["waiting", job.queuedMs], ["starting", job.dispatchedMs], ["running", job.runningMs],
+    ["submitted", job.submittedMs], ["waiting", job.queuedMs], [job.prefilled ? "sent to its pilot" : "starting", job.dispatchedMs], ["running", job.runningMs],
     [hasEnded(job.state) ? job.state : "ended", job.endedMs],
   ] as const;
   const reached = steps.filter(([, at]) => at > 0);

@@ -26,8 +26,10 @@ const jobTones: Record<JobState, [Tone, string]> = {
   running: ["busy", "running"], finished: ["good", "finished"], failed: ["bad", "failed"], canceled: ["off", "canceled"],
 };
 export function JobMark({ job }: { job: Job }) {
+  if (job.prefilled)
+    return <Mark tone={job.unreachable ? "warn" : "wait"} label="waiting" title={job.message} />;
   if (job.unreachable && !job.endedMs)
-    return <Mark tone="warn" label="unknown" title="its pilot cannot be reached; the last state that is known: running" />;
+    return <Mark tone="warn" label="unknown" title={`its pilot cannot be reached; the last state that is known: ${job.state}`} />;
   const [tone, label] = jobTones[job.state] ?? ["wait", job.state];
   return <Mark tone={tone} label={label} />;
 }

@@ -79,8 +79,6 @@ describe("what a person sees", () => {
     await page.waitForSelector("#job-9001.failed");
     expect(await page.locator("#job-9001").innerText()).toContain("ended with exit code 3");
     await expect.poll(() => failed.innerText()).toBe(String(before + 1));
-    mock.change({ job_removed: "9001" });
-    await page.waitForSelector("#job-9001", { state: "detached" });
   });
 
   it("calls and bytes per second of a worker, with a line", async () => {

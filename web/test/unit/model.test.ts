@@ -44,6 +44,9 @@ describe("what comes from the API", () => {
     expect(note(readJob({ state: "JOB_FAILED", message: "m", exit: { message: "killed by signal 11" } }))).toBe("killed by signal 11");
     expect(note(readJob({ state: "JOB_FAILED", message: "refused" }))).toBe("refused");
     expect(note(readJob({ state: "JOB_RUNNING", pilot_unreachable: true }))).toContain("cannot be reached");
+    const ahead = readJob({ state: "JOB_DISPATCHED", prefilled: true, pilot_unreachable: true, message: "it waits at pilot 3; the link to it is cut" });
+    expect(ahead.prefilled).toBe(true);
+    expect(note(ahead)).toContain("it waits at pilot 3");
   });
   it("details: the tail of stderr and the names of variables", () => {
     expect(readDetail({ id: "1", spec: { env: { B: "", A: "" }, time_limit_ms: "60000" }, exit: { stderr_tail: "boom", core_dumped: true } }))

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type Change, readInfo, readJob, readPilot } from "../../src/model";
+import { type Change, readInfo, readJob, readPilot, readResource } from "../../src/model";
 import { Store, type View, endedJobsKept, matcher, samplesKept, selectJobs } from "../../src/store";
 
 const job = (id: number, more: object = {}): Change => ({ kind: "job", value: readJob({ id: String(id), spec: { command: { argv: ["true"] } }, ...more }) });
@@ -34,12 +34,12 @@ describe("the store", () => {
     expect([...store.jobs.keys()]).toEqual([8]);
   });
   it("takes changes and removals, and tells its listeners", () => {
-    const store = filled(job(1), job(2));
+    const store = filled(job(1), { kind: "resource", value: readResource({ spec: { name: "desk" } }) });
     let told = 0;
     const stop = store.subscribe(() => told++);
-    store.apply([job(1, { state: "JOB_FAILED" }), { kind: "job_removed", id: 2 }]);
+    store.apply([job(1, { state: "JOB_FAILED" }), { kind: "resource_removed", name: "desk" }]);
     expect(store.jobs.get(1)?.state).toBe("failed");
-    expect(store.jobs.has(2)).toBe(false);
+    expect(store.resources.has("desk")).toBe(false);
     expect(told).toBe(1);
     stop();
     store.apply([job(3)]);
@@ -129,7 +129,8 @@ describe("rates", () => {
     const rates = store.rates(1);
     expect(rates?.at.length).toBe(samplesKept);
     expect(Math.min(...(rates?.calls ?? [-1]))).toBeGreaterThanOrEqual(0);
-    store.apply([{ kind: "job_removed", id: 1 }]);
+    store.beginSnapshot(readInfo({}), 0);
+    store.endSnapshot();
     store.sample(1e6);
     expect(store.rates(1)).toBeNull();
   });
