@@ -111,7 +111,8 @@ int run(ReadyPipe& ready, bool foreground, bool local_pilot) {
     } catch (const std::exception& bug) {
       // A defect. Going on with half a decision would be worse than a restart, which the journal makes cheap.
       spdlog::critical("a defect: {}", bug.what());
-      return 70;
+      spdlog::default_logger()->flush();
+      _exit(70);  // calls that are open must not keep the journal locked
     }
   }
   // Calls that are open (a client at a job's output, say) end on this thread, while another one waits for them.

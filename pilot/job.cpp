@@ -513,7 +513,7 @@ void Job::resize(const v1::WindowSize& window) {
 
 void Job::on_window(const v1::OutputWindow& window) {
   auto& pump = window.stream() == 2 ? err_ : out_;
-  if (pump) pump->on_window(window.offset(), window.credit());
+  if (pump) pump->on_window(window.offset(), window.credit(), window.again());
 }
 
 void Job::on_link_up(const v1::AttemptReport* known) {

@@ -121,6 +121,7 @@ void OutputPump::pump() {
     v1::OutputData message;
     message.set_stream(stream_);
     message.set_offset(flow_.sent());
+    message.set_oldest(flow_.oldest_goes_next());
     if (flow_.eof_goes_with(count)) {
       message.set_eof(true);
       flow_.on_eof_sent();
@@ -144,8 +145,9 @@ void OutputPump::drop_taken() {
   if (!unkept_.empty()) keep_more();
 }
 
-void OutputPump::on_window(std::uint64_t offset, std::uint64_t credit) {
+void OutputPump::on_window(std::uint64_t offset, std::uint64_t credit, bool again) {
   flow_.on_window(offset, credit);
+  if (again) flow_.on_sent_in_vain(offset);
   drop_taken();
   pump();
   wait();

@@ -25,7 +25,7 @@ class OutputPump : public std::enable_shared_from_this<OutputPump> {
   void open(unique_fd fd);  // the reading end; made non-blocking here
   // Reads what is there without waiting, then closes: nobody who matters writes any more.
   void finish();
-  void on_window(std::uint64_t offset, std::uint64_t credit);
+  void on_window(std::uint64_t offset, std::uint64_t credit, bool again);
   void on_link_up(std::uint64_t known);
   void on_link_down();
   void stop();

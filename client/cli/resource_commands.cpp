@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <unistd.h>
 
 #include <cstdio>
@@ -49,7 +51,7 @@ void show_resource(const v1::Resource& resource, const Look& look) {
   row("hub host", resource.hub_host());
   row("hub process", resource.hub_pid() ? std::to_string(resource.hub_pid()) : "");
   row("hub build", resource.hub_build());
-  row("round trip", resource.round_trip_us() ? format_duration(resource.round_trip_us() / 1000) : "");
+  row("round trip", resource.round_trip_us() ? fmt::format("{:.1f} ms", static_cast<double>(resource.round_trip_us()) / 1000) : "");
   row("added", format_moment(resource.created_ms(), now));
 }
 
@@ -123,7 +125,6 @@ Result<int> test_one(const Context& context, const std::string& name, bool accep
     const Prompter prompter(**client, name, accept_new, line);
     v1::TestResourceRequest request;
     request.set_name(name);
-    request.set_accept_new_host_keys(accept_new);
     ended = (*client)->test_resource(request, [&](const v1::TestStep& step) {
       if (step.status() == v1::TestStep::RUNNING) {
         line.show(name + ": " + step.name() + " ...");

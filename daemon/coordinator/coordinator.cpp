@@ -59,7 +59,7 @@ Coordinator::Coordinator(asio::io_context& io, Config config, Places places, std
                       core_.on_launch_report(report, now(), out_);
                       touch();
                     }),
-      started_ms_(wall_ms()) {}
+      output_retry_timer_(io), started_ms_(wall_ms()) {}
 
 Coordinator::~Coordinator() = default;
 
@@ -73,6 +73,7 @@ Status Coordinator::start() {
   spdlog::info("{} events replayed: {} resources, {} pilots, {} jobs", events, state().resources.size(), state().pilots.size(),
                state().jobs.size());
   if (refused) spdlog::warn("{} events of the journal did not fit and were left out", refused);
+  outputs_.remove_after(JobId{state().last_job});
 
   hubs_ = std::make_unique<Hubs>(*this);
   giver_ = std::make_unique<ChannelGiver>(io_, (places_.runtime / "channel.sock").string(),
@@ -158,8 +159,8 @@ void Coordinator::touch() {
   asio::post(io_, [this] { flush(); });
 }
 
-void Coordinator::after_commit(std::function<void()> then) {
-  after_commit_.push_back(std::move(then));
+void Coordinator::after_commit(std::function<void()> then, std::function<void(const Error&)> failed) {
+  after_commit_.push_back({std::move(then), std::move(failed)});
   touch();
 }
 
@@ -167,7 +168,12 @@ void Coordinator::flush() {
   flush_posted_ = false;
   if (core_.placing_wanted()) core_.place(now(), out_);
   if (auto status = journal_->append(out_.events); !status) {
-    spdlog::error("{}", status.error().text());
+    if (!commit_error_) spdlog::error("{}", status.error().text());
+    commit_error_ = status.error();
+    const auto giving_up = std::stable_partition(after_commit_.begin(), after_commit_.end(), [](const auto& each) { return !each.failed; });
+    const std::vector<AfterCommit> failed(giving_up, after_commit_.end());
+    after_commit_.erase(giving_up, after_commit_.end());
+    for (const auto& each : failed) each.failed(*commit_error_);
     flush_posted_ = true;  // what comes in joins this commit
     retry_commit_.expires_after(commit_retry);
     retry_commit_.async_wait([this](boost::system::error_code code) {
@@ -175,11 +181,12 @@ void Coordinator::flush() {
     });
     return;
   }
+  if (std::exchange(commit_error_, std::nullopt)) spdlog::info("the journal can be written again");
   carry_out(std::exchange(out_, {}));
 }
 
 void Coordinator::carry_out(Outbox out) {
-  for (auto& then : std::exchange(after_commit_, {})) then();
+  for (auto& each : std::exchange(after_commit_, {})) each.then();
   for (auto& [to, frame] : out.frames) send(to, std::move(frame));
   for (const PilotId id : out.stop_launches) {
     local_driver_.stop(id.value);
@@ -215,6 +222,10 @@ void Coordinator::carry_out(Outbox out) {
   }
   end_jobs(out.ended_jobs);
   tell(out);
+  // Of a pilot that is gone, or is back without them, no more output comes.
+  if (!out.changed_pilots.empty())
+    for (auto& [id, sessions] : std::map(attached_))
+      if (const Job* job = state().job(id); job && ended(job->state) && out.changed_pilots.contains(job->node.pilot)) settle_output(id);
   if (!waiters_.empty() && (!out.changed_jobs.empty() || !out.changed_pilots.empty())) check_waiters();
   arm_ticks();
 }
@@ -359,7 +370,7 @@ v1::Job Coordinator::show(const Job& job) {
     out.set_stdout_bytes(outputs_.taken(job.id, 1));
     out.set_stderr_bytes(outputs_.taken(job.id, 2));
   }
-  if (job.state == v1::JOB_QUEUED || job.prefilled) out.set_message(why(state(), job).sentence);
+  if (job.state == v1::JOB_QUEUED || job.prefilled) out.set_message(why(state(), job, now()).sentence);
   return out;
 }
 
@@ -417,8 +428,8 @@ std::optional<v1::Job> Coordinator::job(std::uint64_t id) {
 
 Result<std::string> Coordinator::output(std::uint64_t id, std::uint32_t stream, std::uint64_t tail_bytes) {
   if (!state().job(JobId{id})) return fail(Code::not_found, fmt::format("there is no job {}", id));
-  const std::uint64_t taken = outputs_.taken(JobId{id}, stream);
-  return outputs_.read(JobId{id}, stream, taken > tail_bytes ? taken - tail_bytes : 0, tail_bytes);
+  const std::uint64_t kept = outputs_.kept(JobId{id}, stream);
+  return outputs_.read(JobId{id}, stream, kept > tail_bytes ? kept - tail_bytes : 0, tail_bytes);
 }
 
 void Coordinator::watch(v1::WatchRequest request, OutStreamPtr<v1::Change> stream) {
@@ -450,9 +461,15 @@ void Coordinator::watch(v1::WatchRequest request, OutStreamPtr<v1::Change> strea
 // ---- resources ---------------------------------------------------------------------------------------------------
 
 void Coordinator::add_resource(const v1::AddResourceRequest& request, Reply<v1::Resource> reply) {
+  if (refused(reply)) return;
   const std::string name = request.spec().name();
   if (auto status = core_.add_resource(request.spec(), request.replace(), now(), out_); !status) return reply(fail(status.error()));
-  after_commit([this, name, reply] { reply(describe(state().resources.at(name))); });
+  after_commit([this, name, reply] {
+    const auto resource = state().resources.find(name);
+    if (resource == state().resources.end())  // removed in the same moment
+      return reply(fail(Code::not_found, fmt::format("there is no resource '{}'", name), "flotilla resource list shows them"));
+    reply(describe(resource->second));
+  });
 }
 
 void Coordinator::list_resources(const v1::ListResourcesRequest& request, Reply<v1::ListResourcesReply> reply) {
@@ -468,6 +485,7 @@ void Coordinator::list_resources(const v1::ListResourcesRequest& request, Reply<
 }
 
 void Coordinator::remove_resource(const v1::RemoveResourceRequest& request, Reply<v1::RemoveResourceReply> reply) {
+  if (refused(reply)) return;
   auto left = core_.remove_resource(request.name(), request.force(), now(), out_);
   if (!left) return reply(fail(left.error()));
   v1::RemoveResourceReply answer;
@@ -553,6 +571,7 @@ void Coordinator::replace_local_pilot(const Pilot& lost) {
 }
 
 Status Coordinator::takes_work() const {
+  if (commit_error_) return fail(*commit_error_);
   if (!stopping_) return {};
   return fail(Code::failed_precondition, "the daemon is being stopped, with all jobs and pilots",
               "try again when 'flotilla daemon stop --all' has ended");
@@ -599,6 +618,7 @@ void Coordinator::list_pilots(const v1::ListPilotsRequest& request, Reply<v1::Li
 }
 
 void Coordinator::stop_pilots(const v1::StopPilotsRequest& request, Reply<v1::ListPilotsReply> reply) {
+  if (refused(reply)) return;
   auto selected = select_pilots(request.ids(), request.resource(), request.label(), request.all(), false);
   if (!selected) return reply(fail(selected.error()));
   if (selected->empty() && !request.all())
@@ -720,6 +740,7 @@ void Coordinator::list_jobs(const v1::ListJobsRequest& request, Reply<v1::ListJo
 }
 
 void Coordinator::cancel_jobs(const v1::CancelJobsRequest& request, Reply<v1::ListJobsReply> reply) {
+  if (refused(reply)) return;
   auto selected = select_jobs(request.ids(), request.label(), request.all());
   if (!selected) return reply(fail(selected.error()));
   for (const JobId id : *selected) (void)core_.cancel(id, v1::CANCELED_BY_USER, "canceled by the user", now(), out_);
@@ -732,6 +753,7 @@ void Coordinator::cancel_jobs(const v1::CancelJobsRequest& request, Reply<v1::Li
 }
 
 void Coordinator::signal_jobs(const v1::SignalJobsRequest& request, Reply<v1::ListJobsReply> reply) {
+  if (refused(reply)) return;
   if (request.signal() < 1 || request.signal() > 64)
     return reply(fail(Code::invalid_argument, fmt::format("{} is no signal", request.signal())));
   auto selected = select_jobs(request.ids(), request.label(), false);
@@ -769,7 +791,7 @@ void Coordinator::wait_jobs(const v1::WaitJobsRequest& request, CallContextPtr c
         std::string first;
         for (const JobId id : ids)
           if (const Job* job = state().job(id); job && !ended(job->state)) {
-            if (open++ == 0) first = why(state(), *job).sentence;
+            if (open++ == 0) first = why(state(), *job, now()).sentence;
           }
         reply(fail(Code::timeout,
                    fmt::format("after {} s {} of {} jobs have not ended; the first: {}", ms / 1000.0, open, ids.size(), first), "",
@@ -787,7 +809,7 @@ void Coordinator::why_job(const v1::WhyJobRequest& request, Reply<v1::WhyJobRepl
   }
   const Job* job = state().job(id);
   if (!job) return reply(fail(Code::not_found, fmt::format("there is no job {}", id.value), "flotilla job list shows them"));
-  auto answer = why(state(), *job);
+  auto answer = why(state(), *job, now());
   v1::WhyJobReply wire;
   wire.set_job(id.value);
   wire.set_state(job->prefilled ? v1::JOB_QUEUED : job->state);  // to who waits for it that is the same

@@ -17,6 +17,7 @@
 #include "daemon/coordinator/unix_listener.hpp"
 #include "daemon/core/core.hpp"
 #include "daemon/core/input_flow.hpp"
+#include "daemon/core/output_retry.hpp"
 #include "daemon/journal/journal.hpp"
 #include "daemon/monitor/monitor.hpp"
 #include "daemon/resource/local_driver.hpp"
@@ -91,7 +92,8 @@ class Coordinator final : public MonitorSource {
   Core& core() { return core_; }
   Outbox& outbox() { return out_; }
   void touch();
-  void after_commit(std::function<void()> then);
+  // `failed`: instead, when the commit fails for now (a full disk; it is tried again). Without it `then` waits for as long.
+  void after_commit(std::function<void()> then, std::function<void(const Error&)> failed = nullptr);
   void on_node_frame(NodeId from, v1::Frame frame);
   void on_log_data(const std::string& resource, const v1::LogData& data);
   // Who reads logs over a link that has ended is told so. Without a node: all of the resource.
@@ -135,11 +137,20 @@ class Coordinator final : public MonitorSource {
   void ensure_local_pilot();
   void replace_local_pilot(const Pilot& lost);
   void fit_local_pilot();
-  // Refused while everything is being stopped: what would begin now could be left behind.
+  // Refused while everything is being stopped (what would begin now could be left behind), and while the journal cannot be written.
   Status takes_work() const;
   void launch(PilotId id);
 
+  template <class T>
+  bool refused(const Reply<T>& reply) {
+    if (commit_error_) reply(fail(*commit_error_));
+    return commit_error_.has_value();
+  }
+
   void take_output(NodeId from, const v1::OutputData& data);
+  void ask_again(JobOutput stream);
+  void arm_output_retry();
+  void await_output(NodeId from, const v1::AttemptId& ended_attempt);
   InputFlow& input_flow(const Job& job);
   void send_input(const Job& job, InputFlow::Piece piece);
   void send_held_input(const Job& job);
@@ -170,7 +181,12 @@ class Coordinator final : public MonitorSource {
   Core core_;
   Outbox out_;
   bool flush_posted_ = false;
-  std::vector<std::function<void()>> after_commit_;
+  struct AfterCommit {
+    std::function<void()> then;
+    std::function<void(const Error&)> failed;
+  };
+  std::vector<AfterCommit> after_commit_;
+  std::optional<Error> commit_error_;  // the journal cannot be written: what would change something is refused
   boost::asio::steady_timer retry_commit_;
   boost::asio::steady_timer ticks_;
   bool ticking_ = false;
@@ -205,6 +221,10 @@ class Coordinator final : public MonitorSource {
   std::map<std::uint64_t, std::shared_ptr<LogSession>> log_requests_;
   std::uint64_t last_log_request_ = 0;
   std::map<JobId, InputFlow> input_flows_;
+  OutputRetry output_retry_;
+  boost::asio::steady_timer output_retry_timer_;
+  bool output_retrying_ = false;
+  std::set<JobId> awaited_outputs_;  // of jobs that have ended: their pilots hold the rest
   struct Sample {
     std::uint64_t calls = 0, to = 0, from = 0;
     std::int64_t at_ms = 0;

@@ -22,6 +22,11 @@ constexpr std::chrono::milliseconds longest_retry = 15s;
 constexpr auto probe_patience = 4s;
 constexpr auto soon_broken_after = 1s;          // a channel's connection that lasts less is made again with a growing wait
 constexpr auto retired_channel_patience = 60s;  // for a slow client to read what an ended worker had written
+constexpr std::uint64_t round_trip_ping = 2;    // 1 is a probe of the connection
+
+std::int64_t steady_us() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 std::chrono::milliseconds retry_after(int failures) {
   auto wait = first_retry;
@@ -157,6 +162,10 @@ void Hubs::on_connected(const std::string& resource, const v1::Hello& hello) {
       if (open.resource == resource) again.emplace_back(channel, open.node);
     for (const auto& [channel, node] : again) open_channel(JobId{channel}, node);
     if (const auto it = hubs_.find(resource); it != hubs_.end() && it->second.connected) settle(it->second, {});
+    v1::Frame ping;
+    ping.mutable_ping()->set_id(round_trip_ping);
+    ping.mutable_ping()->set_sent_us(steady_us());
+    send(resource, std::move(ping));
   });
 }
 
@@ -188,6 +197,11 @@ void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
   }
   if (frame.has_launch_report()) {
     coordinator_.core().on_launch_report(frame.launch_report(), Coordinator::now(), coordinator_.outbox());
+    coordinator_.touch();
+    return;
+  }
+  if (frame.has_pong() && frame.pong().id() == round_trip_ping && frame.peer().empty()) {
+    coordinator_.core().on_round_trip(resource, steady_us() - frame.pong().sent_us(), coordinator_.outbox());
     coordinator_.touch();
     return;
   }

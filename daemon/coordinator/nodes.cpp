@@ -16,6 +16,7 @@ namespace asio = boost::asio;
 namespace {
 constexpr std::uint64_t output_credit_bytes = 1u << 20;   // what a pilot may send beyond what was acknowledged
 constexpr std::uint64_t output_window_step = 128u << 10;  // acknowledged at least this often: half of what a pilot holds without a disk
+constexpr auto output_retry_interval = std::chrono::milliseconds(500);  // on a full disk
 constexpr std::size_t blob_chunk_bytes = 1u << 20;
 
 std::string version_refusal(std::uint32_t low, std::uint32_t high, const std::string& build) {
@@ -37,6 +38,7 @@ v1::Welcome Coordinator::join(const v1::PilotHello& hello, bool trusted) {
       *known->mutable_id() = report.id();
       known->set_stdout_bytes(outputs_.taken(JobId{report.id().job()}, 1));
       known->set_stderr_bytes(outputs_.taken(JobId{report.id().job()}, 2));
+      if (ended(report.state())) await_output({PilotId{hello.pilot()}, hello.node()}, report.id());
     }
     resend_input(id, hello);
     spdlog::info("pilot {}.{} on {} registered: {} slots, {} attempts held", hello.pilot(), hello.node(), hello.host(), hello.slots(),
@@ -180,7 +182,10 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
     case v1::Frame::kAttemptRunning: core_.on_attempt_running(from, frame.attempt_running(), now(), out_); break;
     case v1::Frame::kWorkerConnected: core_.on_worker_connected(from, frame.worker_connected(), now(), out_); break;
     case v1::Frame::kAttemptRetracted: core_.on_attempt_retracted(from, frame.attempt_retracted(), now(), out_); break;
-    case v1::Frame::kAttemptEnded: core_.on_attempt_ended(from, frame.attempt_ended(), now(), out_); break;
+    case v1::Frame::kAttemptEnded:
+      core_.on_attempt_ended(from, frame.attempt_ended(), now(), out_);
+      await_output(from, frame.attempt_ended().id());
+      break;
     case v1::Frame::kOutputData: take_output(from, frame.output_data()); return;
     case v1::Frame::kInputTaken: on_input_taken(from, frame.input_taken()); return;
     case v1::Frame::kNeedBlob: send_blob(from, frame.need_blob()); return;
@@ -229,11 +234,19 @@ void Coordinator::take_output(NodeId from, const v1::OutputData& data) {
   const JobId id{data.id().job()};
   const Job* job = state().job(id);
   if (!job || job->attempt != data.id().attempt() || job->node != from) return;
+  const JobOutput stream{id, data.stream()};
+  if (data.oldest() && data.offset() > outputs_.taken(id, data.stream())) {
+    spdlog::warn("{} bytes of the output of job {} are lost: they are neither here nor at its pilot",
+                 data.offset() - outputs_.taken(id, data.stream()), id.value);
+    outputs_.pass_over(id, data.stream(), data.offset());
+  }
   const std::uint64_t before = outputs_.taken(id, data.stream());
   if (auto status = outputs_.append(id, data.stream(), data.offset(), data.data()); !status) {
-    // A full disk: nothing is acknowledged, the pilot keeps it and the job waits in its write.
-    spdlog::error("{}", status.error().text());
-    return;
+    // A full disk: what was not kept is not acknowledged, the pilot keeps it and is asked for it again.
+    if (output_retry_.on_refused(stream)) spdlog::error("{}", status.error().text());
+    arm_output_retry();
+  } else {
+    for (const auto& other : output_retry_.on_kept(stream, outputs_.taken(id, data.stream()) > before)) ask_again(other);
   }
   const std::uint64_t after = outputs_.taken(id, data.stream());
   if (after / output_window_step != before / output_window_step) {
@@ -250,17 +263,58 @@ void Coordinator::take_output(NodeId from, const v1::OutputData& data) {
   if (ended(job->state)) settle_output(id);
 }
 
+void Coordinator::ask_again(JobOutput stream) {
+  const Job* job = state().job(stream.job);
+  if (!job || !job->node.pilot) return;
+  v1::Frame frame;
+  auto* window = frame.mutable_output_window();
+  window->mutable_id()->set_job(job->id.value);
+  window->mutable_id()->set_attempt(job->attempt);
+  window->set_stream(stream.which);
+  window->set_offset(outputs_.taken(job->id, stream.which));
+  window->set_credit(output_credit_bytes);
+  window->set_again(true);
+  send(job->node, std::move(frame));
+}
+
+void Coordinator::arm_output_retry() {
+  if (std::exchange(output_retrying_, true)) return;
+  output_retry_timer_.expires_after(output_retry_interval);
+  output_retry_timer_.async_wait([this](boost::system::error_code code) {
+    output_retrying_ = false;
+    if (code) return;
+    const auto stream = output_retry_.next();
+    if (!stream) return;
+    if (const Job* job = state().job(stream->job); !job || output_complete(*job)) output_retry_.forget(stream->job);
+    else ask_again(*stream);
+    arm_output_retry();
+  });
+}
+
+// The pilot said that the attempt has ended: it holds it until it is told to forget it.
+void Coordinator::await_output(NodeId from, const v1::AttemptId& ended_attempt) {
+  const Job* job = state().job(JobId{ended_attempt.job()});
+  if (job && job->attempt == ended_attempt.attempt() && job->node == from && ended(job->state)) awaited_outputs_.insert(job->id);
+}
+
 bool Coordinator::output_complete(const Job& job) {
   if (!ended(job.state)) return false;
   if (!job.node.pilot) return true;
-  if (outputs_.taken(job.id, 1) >= job.stdout_bytes && outputs_.taken(job.id, 2) >= job.stderr_bytes) return true;
+  const auto all_in = [&](unsigned which, std::uint64_t bytes) {
+    return outputs_.taken(job.id, which) >= bytes || outputs_.full(job.id, which);
+  };
+  if (all_in(1, job.stdout_bytes) && all_in(2, job.stderr_bytes)) return true;
+  const auto pilot = state().pilots.find(job.node.pilot);
+  if (pilot == state().pilots.end() || ended(pilot->second.state)) return true;
   const Node* node = state().node(job.node);
-  return !node || node->gone;
+  return !node || node->gone || (node->linked && !awaited_outputs_.contains(job.id));
 }
 
 void Coordinator::settle_output(JobId id) {
   const Job* job = state().job(id);
-  if (!job || !output_complete(*job)) return;
+  if (!job || out_.changed_jobs.contains(id) || !output_complete(*job)) return;  // its end is to be in the journal first
+  awaited_outputs_.erase(id);
+  output_retry_.forget(id);
   if (job->node.pilot) {
     v1::Frame frame;
     frame.mutable_forget_attempt()->mutable_id()->set_job(id.value);

@@ -114,7 +114,7 @@ void Coordinator::AttachSession::open(v1::AttachOpen open) {
     return stream->finish(fail(Code::not_found, fmt::format("there is no job {}", open.job()), "flotilla job list shows them"));
   }
   for (const unsigned which : {1u, 2u}) {
-    const std::uint64_t there = c.outputs_.taken(job->id, which);
+    const std::uint64_t there = c.outputs_.kept(job->id, which);
     if (open.from_end()) offsets[which - 1] = there;
     else if (open.tail_bytes() && there > open.tail_bytes()) offsets[which - 1] = std::max(offsets[which - 1], there - open.tail_bytes());
   }

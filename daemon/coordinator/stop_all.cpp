@@ -67,7 +67,7 @@ struct Coordinator::Stopping {
 
 void Coordinator::shutdown(bool all, OutStreamPtr<v1::Progress> stream) {
   if (all) return stop_everything(std::move(stream));
-  after_commit([this, stream] {
+  auto end = [this, stream] {
     if (stopping_ && !ending_) {
       stopping_->timer.cancel();
       stopping_->finish(fail(Code::unavailable, "the daemon was stopped before everything had ended", "flotilla daemon stop --all"));
@@ -82,7 +82,9 @@ void Coordinator::shutdown(bool all, OutStreamPtr<v1::Progress> stream) {
     stream->send(progress);
     stream->finish({});
     if (first) end_soon();
-  });
+  };
+  // A full disk does not keep the daemon: what the journal has not got, nobody was told.
+  after_commit(end, [end](const Error&) { end(); });
 }
 
 void Coordinator::end_soon() {
@@ -100,6 +102,7 @@ void Coordinator::stop_everything(OutStreamPtr<v1::Progress> stream) {
   }
   if (ending_)
     return stream->finish(fail(Code::unavailable, "the daemon is ending already", "then: flotilla daemon stop --all", Retry::yes));
+  if (commit_error_) return stream->finish(fail(*commit_error_));
   auto stopping = std::make_shared<Stopping>(io_);
   stopping->streams.push_back(std::move(stream));
   stopping_ = stopping;
@@ -138,7 +141,11 @@ void Coordinator::stop_everything(OutStreamPtr<v1::Progress> stream) {
     if (!ended(pilot.state)) (void)core_.stop_pilot(id, false, "everything is being stopped", now(), out_);
   touch();
   stopping->say(fmt::format("stopping {} jobs and {} pilots", jobs, pilots));
-  after_commit([this, stopping] { step_stopping(stopping); });
+  after_commit([this, stopping] { step_stopping(stopping); },
+               [this, stopping](const Error& error) {
+                 stopping->finish(fail(error));
+                 stopping_.reset();  // it can be asked for again
+               });
 }
 
 void Coordinator::step_stopping(const std::shared_ptr<Stopping>& stopping) {

@@ -107,7 +107,8 @@ void Core::end_wait_at_limit(Job& job, Now now, Outbox& out) {
   const std::int64_t limit = job.spec->queue_timeout_ms();
   if (limit && now.wall_ms - job.queued_ms >= limit)
     end_job(job, JobEvent::queue_timeout,
-            reason(v1::QUEUE_TIMEOUT, fmt::format("it waited {} s in the queue, its limit: {}", limit / 1000.0, why(state_, job).sentence)),
+            reason(v1::QUEUE_TIMEOUT,
+                   fmt::format("it waited {} s in the queue, its limit: {}", limit / 1000.0, why(state_, job, now).sentence)),
             0, 0, now, out);
 }
 
@@ -336,28 +337,35 @@ void Core::on_launch_report(const v1::LaunchReport& report, Now now, Outbox& out
   switch (report.stage()) {
     case v1::LaunchReport::STARTING:
     case v1::LaunchReport::STARTED:
-      node.gone = false;
       node.record.set_message(report.message());
+      if (node.gone) note_node(pilot.id, node, false, now, out);
       if (pilot.state == v1::PILOT_STARTING) pilot.message = report.message();
       return;
     case v1::LaunchReport::FAILED:
     case v1::LaunchReport::ENDED: {
-      node.gone = true;
       std::string message = report.message();
       if (message.empty()) message = fmt::format("exit code {} on {}", report.exit_code(), report.host());
       if (!report.stderr_tail().empty()) message += ": " + report.stderr_tail();
       while (!message.empty() && message.back() == '\n') message.pop_back();
       node.record.set_message(message);
-      v1::Event changed;
-      changed.mutable_node_changed()->set_pilot(pilot.id.value);
-      *changed.mutable_node_changed()->mutable_node() = node.record;
-      changed.mutable_node_changed()->set_incarnation(node.incarnation);
-      emit(std::move(changed), now, out);
+      note_node(pilot.id, node, true, now, out);
       settle_pilot(pilot, now, out);
       return;
     }
     default: return;
   }
+}
+
+void Core::note_node(PilotId pilot, const Node& node, bool gone, Now now, Outbox& out) {
+  v1::Event event;
+  auto* changed = event.mutable_node_changed();
+  changed->set_pilot(pilot.value);
+  *changed->mutable_node() = node.record;
+  changed->set_incarnation(node.incarnation);
+  changed->set_beside_hub(node.beside_hub);
+  changed->set_runtime_dir(node.runtime_dir);
+  changed->set_gone(gone);
+  emit(std::move(event), now, out);
 }
 
 // Ends a pilot none of whose nodes is left.
@@ -418,12 +426,25 @@ void Core::on_hub_connected(const std::string& name, const v1::Hello& hello, Now
       else launch(pilot, now, out);
     }
   }
+  // A start that was given up while the hub could not be told.
+  for (const std::uint64_t id : launched)
+    if (const auto pilot = state_.pilots.find(PilotId{id});
+        pilot != state_.pilots.end() && pilot->second.spec.resource() == name && ended(pilot->second.state))
+      out.stop_launches.push_back(pilot->first);
   dirty_ = true;
+}
+
+void Core::on_round_trip(const std::string& name, std::int64_t microseconds, Outbox& out) {
+  const auto it = state_.resources.find(name);
+  if (it == state_.resources.end() || microseconds <= 0) return;
+  it->second.round_trip_us = microseconds;
+  out.changed_resources.insert(name);
 }
 
 void Core::on_hub_lost(const std::string& name, const std::string& cause, bool needs_user, Now now, Outbox& out) {
   const auto it = state_.resources.find(name);
   if (it == state_.resources.end()) return;
+  it->second.round_trip_us = 0;
   on_hub_state(name, needs_user ? v1::HUB_FAILED : v1::HUB_UNREACHABLE, cause, -1, now, out);
   for (auto& [id, pilot] : state_.pilots) {
     if (pilot.spec.resource() != name || ended(pilot.state)) continue;
@@ -432,10 +453,17 @@ void Core::on_hub_lost(const std::string& name, const std::string& cause, bool n
       any |= node.linked;
       node.linked = false;
       node.watched = false;
+      forget_retractions(node);
       for (const JobId job : node.attempts) out.changed_jobs.insert(job);
     }
     if (any) change_pilot(pilot, PilotEvent::link_lost, "the link to its hub is cut: " + cause, now, out);
-    if (needs_user && pilot.state == v1::PILOT_SUBMITTED) change_pilot(pilot, PilotEvent::launch_failed, cause, now, out);
+    if (pilot.state == v1::PILOT_STARTING) {
+      pilot.message = "the link to its hub is cut: " + cause;
+      out.changed_pilots.insert(id);
+    }
+    // Nobody knows when the user will look: who waits for it is told. A start under way is called off when the hub is back.
+    if (needs_user && (pilot.state == v1::PILOT_SUBMITTED || pilot.state == v1::PILOT_STARTING))
+      change_pilot(pilot, PilotEvent::launch_failed, cause, now, out);
   }
 }
 
@@ -460,7 +488,7 @@ v1::Welcome Core::on_node_joined(const v1::PilotHello& hello, bool trusted, Now 
   }
   Node& node = pilot.nodes[hello.node()];
   const bool same = node.incarnation == hello.incarnation();
-  if (!same || node.record.host() != hello.host() || node.record.slots() != hello.slots()) {
+  if (!same || node.gone || node.record.host() != hello.host() || node.record.slots() != hello.slots()) {
     v1::Event event;
     auto* changed = event.mutable_node_changed();
     changed->set_pilot(hello.pilot());
@@ -479,7 +507,8 @@ v1::Welcome Core::on_node_joined(const v1::PilotHello& hello, bool trusted, Now 
   }
   node.linked = true;
   node.watched = true;
-  node.gone = node.maybe_alive = false;
+  node.maybe_alive = false;
+  node.ends_boot_ms = hello.ends_in_ms() ? now.boot_ms + hello.ends_in_ms() : 0;
   node.ending.clear();
   node.record.clear_message();
   if (pilot.state == v1::PILOT_SUBMITTED) change_pilot(pilot, PilotEvent::launch, "", now, out);
@@ -502,13 +531,18 @@ v1::Welcome Core::on_node_joined(const v1::PilotHello& hello, bool trusted, Now 
   return welcome;
 }
 
+// What was asked back over a link that is gone is decided anew.
+void Core::forget_retractions(Node& node) {
+  for (const JobId id : node.prefilled) {
+    state_.retracting.erase(id);
+    find(id)->retract_to = {};
+  }
+}
+
 // PROTOCOL.md 2.1: acts on the difference between what the node holds and what stands here.
 void Core::reconcile(NodeId id, Node& node, const v1::PilotHello& hello, Now now, Outbox& out) {
   std::set<JobId> held;
-  for (const JobId job_id : node.prefilled) {  // what was asked back over the old link is decided anew
-    state_.retracting.erase(job_id);
-    find(job_id)->retract_to = {};
-  }
+  forget_retractions(node);
   // Ends first: they make room for what runs since then.
   std::vector<const v1::AttemptReport*> reports;
   for (const auto& report : hello.inventory()) reports.push_back(&report);
@@ -579,10 +613,7 @@ void Core::on_node_unlinked(NodeId id, const std::string& cause, Now now, Outbox
   if (!node || !node->linked) return;
   node->linked = false;
   node->unlinked_boot_ms = now.boot_ms;
-  for (const JobId job : node->prefilled) {
-    state_.retracting.erase(job);
-    find(job)->retract_to = {};
-  }
+  forget_retractions(*node);
   Pilot& pilot = state_.pilots.at(id.pilot);
   out.changed_pilots.insert(id.pilot);
   for (const JobId job : node->attempts) out.changed_jobs.insert(job);
@@ -598,14 +629,14 @@ void Core::on_node_left(NodeId id, const std::string& cause, Now now, Outbox& ou
   const bool heard = node->watched && (node->linked || now.boot_ms - node->unlinked_boot_ms <= settings_.unheard_limit_ms);
   const auto prefilled = process_dead && heard ? Prefilled::queued_again : Prefilled::lost;
   node->linked = false;
-  node->gone = true;
   const bool as_told = !node->ending.empty() && !node->ending_failed;
   const std::string host = node->record.host();
+  if (!as_told) node->record.set_message(node->ending.empty() ? cause : node->ending);
+  note_node(id.pilot, *node, true, now, out);
   if (as_told) {
     lose_attempts(id, *node, prefilled, v1::PILOT_ENDED, fmt::format("pilot {} on {} ended: {}", id.pilot.value, host, node->ending), now,
                   out);
   } else {
-    node->record.set_message(node->ending.empty() ? cause : node->ending);
     lose_attempts(id, *node, prefilled, v1::PILOT_LOST, fmt::format("pilot {} on {} was lost: {}", id.pilot.value, host, cause), now, out);
   }
   out.changed_pilots.insert(id.pilot);
@@ -701,7 +732,7 @@ void Core::on_attempt_retracted(NodeId from, const v1::AttemptRetracted& report,
 
 void Core::place(Now now, Outbox& out) {
   dirty_ = false;
-  const Plan plan = schedule(state_);
+  const Plan plan = schedule(state_, now);
   for (const auto& placement : plan.placements) {
     Job& job = *find(placement.job);
     v1::Event event;
@@ -727,6 +758,23 @@ void Core::place(Now now, Outbox& out) {
       end_job(job, JobEvent::queue_timeout, reason(v1::START_FAILED, fmt::format("job {} has ended", job.spec->beside_job())), 0, 0, now,
               out);
   }
+  end_tied(now, out);
+}
+
+// Neither can one that is tied to a pilot which has ended, or turned out to be too small for it.
+void Core::end_tied(Now now, Outbox& out) {
+  std::vector<std::pair<JobId, std::string>> stuck;
+  for (const auto& [request, jobs] : state_.queue.classes()) {
+    if (!request.pilot) continue;
+    const auto pilot = state_.pilots.find(PilotId{request.pilot});
+    const Status fits = pilot == state_.pilots.end() ? Status(fail(Code::not_found, "it is not there any more"))
+                                                     : check_tie(*state_.jobs.at(*jobs.begin()).spec, pilot->second);
+    if (!fits)
+      for (const JobId id : jobs) stuck.emplace_back(id, fits.error().message);
+  }
+  for (const auto& [id, cause] : stuck)
+    end_job(*find(id), JobEvent::queue_timeout,
+            reason(v1::START_FAILED, fmt::format("it was to run on pilot {} alone: {}", find(id)->spec->pilot(), cause)), 0, 0, now, out);
 }
 
 Status Core::cancel(JobId id, v1::ExitKind kind, const std::string& message, Now now, Outbox& out) {
@@ -765,16 +813,6 @@ Status Core::signal(JobId id, int signal, Now, Outbox& out) {
   *frame.mutable_signal_attempt()->mutable_id() = wire(*job);
   frame.mutable_signal_attempt()->set_signal(signal);
   out.frames.push_back({job->node, std::move(frame)});
-  return {};
-}
-
-Status Core::forget_job(JobId id, Now now, Outbox& out) {
-  const Job* job = find(id);
-  if (!job) return fail(Code::not_found, fmt::format("there is no job {}", id.value));
-  if (!ended(job->state)) return fail(Code::failed_precondition, fmt::format("job {} has not ended", id.value));
-  v1::Event event;
-  event.set_job_forgotten(id.value);
-  emit(std::move(event), now, out);
   return {};
 }
 
@@ -848,6 +886,16 @@ bool Core::needs_ticks() const {
   return false;
 }
 
+std::map<std::string, std::int64_t> Core::rejoin_graces() const {
+  std::map<std::string, std::int64_t> graces;
+  for (const auto& [id, pilot] : state_.pilots) {
+    if (ended(pilot.state)) continue;
+    auto& grace = graces.try_emplace(pilot.spec.resource(), settings_.rejoin_grace_ms).first->second;
+    for (const auto& [index, node] : pilot.nodes) grace += node.gone ? 0 : settings_.rejoin_each_ms;
+  }
+  return graces;
+}
+
 void Core::on_tick(Now now, Outbox& out) {
   if (!awaited_.empty() && now.boot_ms - awaited_since_boot_ms_ >= settings_.client_grace_ms)
     for (const JobId id : std::exchange(awaited_, {}))
@@ -862,8 +910,10 @@ void Core::on_tick(Now now, Outbox& out) {
     if (now.wall_ms - job.queued_ms >= job.spec->queue_timeout_ms() && node && node->linked && !state_.retracting.contains(id))
       send_retract(job, {}, out);
   }
+  const auto graces = rejoin_graces();
   for (auto& [id, pilot] : state_.pilots) {
     if (ended(pilot.state)) continue;
+    const std::int64_t grace = graces.at(pilot.spec.resource());
     if (pilot.state == v1::PILOT_STARTING && pilot.unwatched_start_boot_ms &&
         now.boot_ms - pilot.unwatched_start_boot_ms >= settings_.rejoin_grace_ms) {
       change_pilot(pilot, PilotEvent::launch_failed, "the daemon was started again while it started, and it did not register", now, out);
@@ -875,9 +925,8 @@ void Core::on_tick(Now now, Outbox& out) {
     const std::int64_t lease = settings_of(pilot).cutoff_ms() + settings_.lease_margin_ms;
     for (auto& [index, node] : pilot.nodes) {
       if (node.linked || node.gone || node.incarnation.empty()) continue;
-      if (upper_there && now.boot_ms - node.unlinked_boot_ms >= settings_.rejoin_grace_ms) {
-        on_node_left(NodeId{id, index},
-                     fmt::format("it did not register again within {} s with its hub, which is there", settings_.rejoin_grace_ms / 1000),
+      if (upper_there && now.boot_ms - node.unlinked_boot_ms >= grace) {
+        on_node_left(NodeId{id, index}, fmt::format("it did not register again within {} s with its hub, which is there", grace / 1000),
                      now, out, false);
       } else if (pilot.state == v1::PILOT_UNREACHABLE && now.boot_ms - pilot.unreachable_since_boot_ms >= lease) {
         lose_attempts(NodeId{id, index}, node, Prefilled::lost, v1::PILOT_LOST,

@@ -41,8 +41,11 @@ struct CoreSettings {
   std::int64_t pilot_cutoff_ms = 24ll * 3600 * 1000;
   // After a hub is there again (or, locally, the daemon): how long its pilots have to register before they are given up.
   std::int64_t rejoin_grace_ms = 15'000;
-  // A pilot that is cut off ends itself after its cut-off and a kill grace; this much later it is surely gone.
-  std::int64_t lease_margin_ms = 30'000;
+  // And each node more of the same resource: they come back through one hub, a handshake each.
+  std::int64_t rejoin_each_ms = 20;
+  // A pilot that is cut off ends itself after its cut-off. Its hub may notice the cut 35 s after us, its jobs have a kill grace: this
+  // much later it is surely gone.
+  std::int64_t lease_margin_ms = 90'000;
   // A dead pilot whose link broke no longer before than this had begun nothing that it did not report.
   std::int64_t unheard_limit_ms = 5'000;
   // After the daemon was killed: how long clients have to come back to the jobs that end with them. They take up to 20 s.
@@ -84,7 +87,6 @@ class Core {
   Result<std::vector<JobId>> submit(std::vector<v1::JobSpec> specs, Now now, Outbox& out);
   Status cancel(JobId id, v1::ExitKind kind, const std::string& message, Now now, Outbox& out);
   Status signal(JobId id, int signal, Now now, Outbox& out);
-  Status forget_job(JobId id, Now now, Outbox& out);
   // One that never ran and has ended.
   void forget_pilot(PilotId id, Now now, Outbox& out);
   // Its client let go of it, or somebody else took it over: it does not end with its client.
@@ -97,6 +99,7 @@ class Core {
   // `nodes` in the hello are reported by on_node_joined before this.
   void on_hub_connected(const std::string& resource, const v1::Hello& hello, Now now, Outbox& out);
   void on_hub_lost(const std::string& resource, const std::string& cause, bool needs_user, Now now, Outbox& out);
+  void on_round_trip(const std::string& resource, std::int64_t microseconds, Outbox& out);
   void on_launch_report(const v1::LaunchReport& report, Now now, Outbox& out);
   // The answer is for the node; with `error` set it is refused. `trusted`: a hub vouches for it, else its secret must fit.
   v1::Welcome on_node_joined(const v1::PilotHello& hello, bool trusted, Now now, Outbox& out);
@@ -126,7 +129,11 @@ class Core {
   void end_job(Job& job, JobEvent event, v1::ExitReason exit, std::uint64_t out_bytes, std::uint64_t err_bytes, Now now, Outbox& out);
   enum class Prefilled { lost, queued_again };
   void lose_attempts(NodeId id, Node& node, Prefilled prefilled, v1::ExitKind kind, const std::string& message, Now now, Outbox& out);
+  void note_node(PilotId pilot, const Node& node, bool gone, Now now, Outbox& out);
   void settle_pilot(Pilot& pilot, Now now, Outbox& out);
+  void end_tied(Now now, Outbox& out);
+  void forget_retractions(Node& node);
+  std::map<std::string, std::int64_t> rejoin_graces() const;  // of each resource, in milliseconds
   void launch(Pilot& pilot, Now now, Outbox& out);
   void send_start(const Job& job, Outbox& out);
   void send_cancel(const Job& job, Outbox& out);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <queue>
 
 namespace flotilla::daemon {
@@ -15,16 +16,20 @@ struct Room {
   std::uint32_t capacity;
   std::uint32_t free;     // for who comes now
   std::uint32_t waiting;  // slots of those prefilled there
+  std::int64_t left_ms;   // until its time is up
   bool kept = false;  // for a job that needs more than is free, or for one that was asked back to run here: no other is sent there to wait
 };
 
-std::vector<Room> rooms(const State& state) {
+constexpr std::int64_t no_end = std::numeric_limits<std::int64_t>::max();
+std::int64_t left_ms(const Node& node, Now now) { return node.ends_boot_ms ? node.ends_boot_ms - now.boot_ms : no_end; }
+
+std::vector<Room> rooms(const State& state, Now now) {
   std::vector<Room> all;
   for (const auto& [id, pilot] : state.pilots) {
     if (pilot.state != v1::PILOT_RUNNING || pilot.stop_wanted || pilot.drain_wanted) continue;
     for (const auto& [index, node] : pilot.nodes) {
       if (!node.linked || node.gone || !node.ending.empty()) continue;
-      Room room{NodeId{id, index}, &pilot, node.record.slots(), node.slots_free(), 0};
+      Room room{NodeId{id, index}, &pilot, node.record.slots(), node.slots_free(), 0, left_ms(node, now)};
       for (const JobId job : node.prefilled) room.waiting += state.jobs.at(job).slots();
       if (room.waiting) room.free = 0;  // nobody overtakes them
       all.push_back(room);
@@ -50,18 +55,21 @@ struct Head {
   bool operator>(const Head& other) const { return job > other.job; }
 };
 
-bool is_small(const RequestClass& request, const Room& room) { return request.slots <= std::max(1u, room.capacity / prefill_widest_share); }
+// Small, and when it will begin does not matter.
+bool may_wait_in(const Room& room, const RequestClass& request) {
+  return request.slots <= std::max(1u, room.capacity / prefill_widest_share) && (!request.time_limit_ms || room.left_ms == no_end);
+}
 
 }  // namespace
 
-Plan schedule(const State& state) {
+Plan schedule(const State& state, Now now) {
   Plan plan;
   for (const JobId id : state.queue.beside()) {
     const Job* host = state.job(JobId{state.jobs.at(id).spec->beside_job()});
     if (host && host->state == v1::JOB_RUNNING) plan.placements.push_back({id, host->node});
   }
   if (state.queue.classes().empty() && state.prefilled.empty()) return plan;
-  std::vector<Room> all = rooms(state);
+  std::vector<Room> all = rooms(state, now);
   std::priority_queue<Head, std::vector<Head>, std::greater<>> heads;
   for (const auto& [request, jobs] : state.queue.classes()) heads.push({*jobs.begin(), &request, &jobs, false});
   if (std::any_of(all.begin(), all.end(), [](const Room& room) { return room.free > 0; }))
@@ -88,14 +96,14 @@ Plan schedule(const State& state) {
     Room* prefill = nullptr;
     const auto still_needed = [&](const Room& room) { return request.slots + room.waiting - room.free; };
     for (Room& room : all) {
-      if (room.capacity < request.slots || !admits(*job.spec, *room.pilot)) continue;
+      if (room.capacity < request.slots || room.left_ms < request.time_limit_ms || !admits(*job.spec, *room.pilot)) continue;
       if (room.free >= request.slots) {
         chosen = &room;
         break;
       }
       // The node that needs the fewest slots to come free is kept for this job.
       if (!held || still_needed(room) < still_needed(*held)) held = &room;
-      if (request.may_prefill && !room.kept && room.free == 0 && is_small(request, room) &&
+      if (request.may_prefill && !room.kept && room.free == 0 && may_wait_in(room, request) &&
           room.waiting + request.slots <= prefill_depth * room.capacity &&
           (!prefill || std::uint64_t{room.waiting} * prefill->capacity < std::uint64_t{prefill->waiting} * room.capacity))
         prefill = &room;
@@ -125,7 +133,7 @@ Plan schedule(const State& state) {
   return plan;
 }
 
-Why why(const State& state, const Job& job) {
+Why why(const State& state, const Job& job, Now now) {
   Why answer;
   if (ended(job.state)) {
     answer.sentence =
@@ -134,11 +142,11 @@ Why why(const State& state, const Job& job) {
   }
   if (placed(job.state)) {
     const auto pilot = state.pilots.find(job.node.pilot);
-    const bool cut = pilot != state.pilots.end() && pilot->second.state == v1::PILOT_UNREACHABLE;
+    const Node* node = state.node(job.node);
+    const bool cut = (pilot != state.pilots.end() && pilot->second.state == v1::PILOT_UNREACHABLE) || (node && !node->linked);
     answer.sentence = fmt::format("job {} is {} on pilot {}{}", job.id.value, word(job.state), job.node.pilot.value,
                                   job.host.empty() ? "" : " (" + job.host + ")");
     if (job.prefilled) {
-      const Node* node = state.node(job.node);
       answer.sentence = fmt::format("all slots that it could use are taken; it waits at pilot {}{} and starts there with the next free one",
                                     job.node.pilot.value, node && !node->record.host().empty() ? " (" + node->record.host() + ")" : "");
       if (!cut) answer.sentence += ", or where there is room earlier";
@@ -149,7 +157,8 @@ Why why(const State& state, const Job& job) {
   }
   const std::uint32_t slots = job.slots();
   const std::string& label = job.spec->label();
-  std::size_t matching = 0, starting = 0, unreachable = 0, too_small = 0, busy = 0;
+  const std::int64_t limit_ms = job.spec->time_limit_ms();
+  std::size_t matching = 0, starting = 0, unreachable = 0, too_small = 0, too_late = 0, busy = 0;
   for (const auto& [id, pilot] : state.pilots) {
     if (ended(pilot.state)) continue;
     if (!admits(*job.spec, pilot)) {
@@ -161,7 +170,11 @@ Why why(const State& state, const Job& job) {
       continue;
     }
     ++matching;
-    if (pilot.state == v1::PILOT_UNREACHABLE) {
+    if (pilot.spec.time_ms() && limit_ms > pilot.spec.time_ms()) {
+      ++too_late;
+      answer.details.push_back(fmt::format("pilot {} on {}: lasts {} s, the job's time limit is {} s", id.value, pilot.spec.resource(),
+                                           pilot.spec.time_ms() / 1000.0, limit_ms / 1000.0));
+    } else if (pilot.state == v1::PILOT_UNREACHABLE) {
       ++unreachable;
       answer.details.push_back(fmt::format("pilot {} on {}: its link is cut", id.value, pilot.spec.resource()));
     } else if (pilot.state == v1::PILOT_DRAINING || pilot.stop_wanted || pilot.drain_wanted) {
@@ -172,15 +185,22 @@ Why why(const State& state, const Job& job) {
                                            pilot.message.empty() ? "" : ", " + pilot.message));
     } else {
       std::uint32_t widest = 0, free = 0;
+      std::int64_t left = 0;
       for (const auto& [index, node] : pilot.nodes) {
         if (node.gone) continue;
         widest = std::max(widest, node.record.slots());
+        if (node.record.slots() >= slots) left = std::max(left, left_ms(node, now));
         free = std::max(free, node.slots_free());
       }
       if (widest < slots) {
         ++too_small;
         answer.details.push_back(
             fmt::format("pilot {} on {}: its nodes have {} slots, {} are asked for", id.value, pilot.spec.resource(), widest, slots));
+      } else if (left < limit_ms) {
+        ++too_late;
+        answer.details.push_back(fmt::format("pilot {} on {}: ends in {:.0f} s, the job's time limit is {} s", id.value,
+                                             pilot.spec.resource(), static_cast<double>(std::max<std::int64_t>(left, 0)) / 1000,
+                                             limit_ms / 1000.0));
       } else {
         ++busy;
         answer.details.push_back(fmt::format("pilot {} on {}: {} of {} slots free on its emptiest node, {} asked for", id.value,
@@ -202,6 +222,11 @@ Why why(const State& state, const Job& job) {
   else if (busy) answer.sentence = fmt::format("all slots that it could use are taken ({} asked for)", slots);
   else if (starting) answer.sentence = "its pilot is still starting";
   else if (unreachable) answer.sentence = "the link to its pilot is cut";
+  else if (too_late)
+    answer.sentence = fmt::format(
+        "no pilot that it could use lasts as long as its time limit ({} s); start one that does (flotilla pilot start RESOURCE --time) or "
+        "submit it with less",
+        limit_ms / 1000.0);
   else if (too_small)
     answer.sentence =
         fmt::format("no node has {0} slots; start a pilot that has (flotilla pilot start RESOURCE --slots {0}) or ask for less", slots);

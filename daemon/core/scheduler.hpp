@@ -1,6 +1,7 @@
-// Which queued job goes where: a function of the state. First fit in order of submission; a job that is too wide for what is
+// Which queued job goes where: a function of the state and the moment. First fit in order of submission; a job that is too wide for what is
 // free right now holds back one node that could carry it, so that smaller ones behind it cannot starve it. Small jobs that find
-// no room wait at a busy node (prefill), so that it has the next one at hand; they are asked back when another has room.
+// no room wait at a busy node (prefill), so that it has the next one at hand; they are asked back when another has room. A job with
+// a time limit goes only where that ends before the pilot does.
 #pragma once
 
 #include <string>
@@ -30,7 +31,7 @@ struct Plan {
   std::vector<Retraction> retractions;
 };
 
-Plan schedule(const State& state);
+Plan schedule(const State& state, Now now);
 
 // One sentence for a queued job, and one for each pilot that stands in the way.
 struct Why {
@@ -38,6 +39,6 @@ struct Why {
   std::vector<std::string> details;
   bool transient = false;  // what it waits for passes by itself: its pilot starts, or others hold the slots
 };
-Why why(const State& state, const Job& job);
+Why why(const State& state, const Job& job, Now now);
 
 }  // namespace flotilla::daemon

@@ -69,15 +69,15 @@ Pilot* find_pilot(State& state, std::uint64_t id) {
 
 }  // namespace
 
-std::uint32_t Job::slots() const {
-  if (spec->no_slots() || spec->beside_job()) return 0;
-  return std::max(1u, spec->processes()) * std::max(1u, spec->threads());
+std::uint32_t slots_of(const v1::JobSpec& spec) {
+  if (spec.no_slots() || spec.beside_job()) return 0;
+  return std::max(1u, spec.processes()) * std::max(1u, spec.threads());
 }
 
 RequestClass class_of(const Job& job) {
   // A worker stays for long and somebody waits at a terminal: neither gains from waiting behind others at a pilot.
   const bool may_prefill = job.spec->has_command() && !job.spec->command().terminal() && job.slots() > 0;
-  return {job.slots(), job.spec->label(), job.spec->pilot(), may_prefill};
+  return {job.slots(), job.spec->label(), job.spec->pilot(), may_prefill, job.spec->time_limit_ms()};
 }
 
 void JobQueue::insert(const Job& job) {
@@ -152,6 +152,7 @@ bool apply(State& state, const v1::Event& event) {
       node.incarnation = changed.incarnation();
       node.beside_hub = changed.beside_hub();
       node.runtime_dir = changed.runtime_dir();
+      node.gone = changed.gone();
       promote(state, node);
       return true;
     }
@@ -248,7 +249,6 @@ bool apply(State& state, const v1::Event& event) {
       job->released = true;
       return true;
     }
-    case v1::Event::kJobForgotten: return state.jobs.erase(JobId{event.job_forgotten()}) == 1;
     case v1::Event::kPilotForgotten: return state.pilots.erase(PilotId{event.pilot_forgotten()}) == 1;
     case v1::Event::WHAT_NOT_SET: return false;
   }
@@ -266,6 +266,7 @@ v1::Resource describe(const Resource& resource) {
   out.set_hub_since_ms(resource.hub_since_ms);
   out.set_created_ms(resource.created_ms);
   out.set_upload_fraction(resource.upload_fraction);
+  out.set_round_trip_us(resource.round_trip_us);
   return out;
 }
 

@@ -33,6 +33,7 @@ struct Resource {
   std::uint32_t hub_pid = 0;
   std::int64_t hub_since_ms = 0;
   double upload_fraction = -1;
+  std::int64_t round_trip_us = 0;  // over the link, as measured last; 0 = not yet
 
   bool local() const { return spec.driver() == "local"; }
 };
@@ -42,10 +43,11 @@ struct Node {
   std::string incarnation;  // "" = never joined
   std::string runtime_dir;
   bool beside_hub = false;
+  bool gone = false;  // ended, died or failed to start: it will not come back as this incarnation
   // not journalled
   bool linked = false;                // joined over a link that lives
+  std::int64_t ends_boot_ms = 0;      // when its time is up, 0 = never; known while it is linked
   std::int64_t unlinked_boot_ms = 0;  // since when it is not, while its hub (or the daemon, locally) is there
-  bool gone = false;                  // ended, died or failed to start: it will not come back as this incarnation
   bool maybe_alive = false;           // gone, but nobody saw its process end
   std::string ending;                 // what it said before it ended
   bool ending_failed = false;
@@ -75,6 +77,8 @@ struct Pilot {
   std::uint32_t node_count() const { return spec.node_count() ? spec.node_count() : 1; }
 };
 
+std::uint32_t slots_of(const v1::JobSpec& spec);
+
 struct Job {
   JobId id;
   std::shared_ptr<const v1::JobSpec> spec;
@@ -96,7 +100,7 @@ struct Job {
   std::string ticket;  // a worker's channel
   v1::ChannelStats channel;
 
-  std::uint32_t slots() const;
+  std::uint32_t slots() const { return slots_of(*spec); }
   bool worker() const { return spec->has_worker(); }
 };
 
@@ -106,6 +110,7 @@ struct RequestClass {
   std::string label;
   std::uint64_t pilot = 0;
   bool may_prefill = false;
+  std::int64_t time_limit_ms = 0;
   auto operator<=>(const RequestClass&) const = default;
 };
 RequestClass class_of(const Job& job);

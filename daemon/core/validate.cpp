@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::uint32_t most_slots = 1u << 20;  // per job or node: more is a slip of the hand
 constexpr std::uint32_t most_nodes = 100'000;
+constexpr std::size_t longest_label = 255;
 
 class Faults {
  public:
@@ -156,7 +157,7 @@ Status check_pilot(v1::PilotSpec& spec, const State& state) {
   if (spec.time_ms() < 0) faults.add("time: is negative");
   if (spec.cutoff_ms() < 0) faults.add("cutoff: is negative");
   if (spec.idle_ms() < -1) faults.add("idle: is negative");
-  if (!spec.label().empty() && !valid_name(spec.label(), 255))
+  if (!spec.label().empty() && !valid_name(spec.label(), longest_label))
     faults.add(fmt::format("label: '{}' is not letters, digits, '.', '_' or '-'", spec.label()));
   for (const auto& [key, value] : spec.options()) {
     (void)value;
@@ -165,12 +166,41 @@ Status check_pilot(v1::PilotSpec& spec, const State& state) {
   return std::move(faults).result("the pilot is not right");
 }
 
+Status check_tie(const v1::JobSpec& spec, const Pilot& pilot) {
+  const std::uint64_t id = pilot.id.value;
+  if (ended(pilot.state))
+    return fail(Code::not_found, fmt::format("pilot {} has ended{}", id, pilot.message.empty() ? "" : ": " + pilot.message),
+                "flotilla pilot list shows those that run");
+  if (!admits(spec, pilot))
+    return fail(Code::failed_precondition,
+                fmt::format("pilot {} is on '{}'{}: nothing with the label '{}' runs there", id, pilot.spec.resource(),
+                            pilot.spec.label().empty() ? "" : fmt::format(" and has the label '{}'", pilot.spec.label()), spec.label()),
+                "leave out the pilot or the label");
+  std::uint32_t widest = 0, known = 0;
+  for (const auto& [index, node] : pilot.nodes) {
+    if (!node.gone && node.incarnation.empty()) continue;  // it is still starting
+    ++known;
+    if (!node.gone) widest = std::max(widest, node.record.slots());
+  }
+  if (known >= pilot.node_count() && slots_of(spec) > widest)
+    return fail(Code::failed_precondition, fmt::format("no node of pilot {} has {} slots; the widest has {}", id, slots_of(spec), widest),
+                "leave out the pilot, or ask for less");
+  if (pilot.spec.time_ms() && spec.time_limit_ms() > pilot.spec.time_ms())
+    return fail(Code::failed_precondition,
+                fmt::format("pilot {} lasts {} s, less than the job's time limit of {} s", id, pilot.spec.time_ms() / 1000.0,
+                            spec.time_limit_ms() / 1000.0),
+                "leave out the pilot, or ask for less time");
+  return {};
+}
+
 Status check_job(v1::JobSpec& spec, const State& state) {
   Faults faults;
   const std::uint64_t slots = std::uint64_t{std::max(1u, spec.processes())} * std::max(1u, spec.threads());
   if (slots > most_slots) faults.add(fmt::format("slots: {} is more than {}", slots, most_slots));
   check_env(spec.env(), faults);
   check_path("working_folder", spec.working_folder(), faults);
+  if (!spec.label().empty() && !valid_name(spec.label(), longest_label))
+    faults.add(fmt::format("label: '{}' is not letters, digits, '.', '_' or '-'; no pilot can have it", spec.label()));
   if (!spec.working_folder().empty() && (spec.private_folder() || spec.files_size()))
     faults.add("working_folder: a job with input files or a private folder has one of its own");
   for (const auto& [key, value] : {std::pair{"time_limit", spec.time_limit_ms()}, std::pair{"queue_timeout", spec.queue_timeout_ms()},
@@ -207,9 +237,9 @@ Status check_job(v1::JobSpec& spec, const State& state) {
   if (!status) return status;
   if (spec.pilot()) {
     const auto pilot = state.pilots.find(PilotId{spec.pilot()});
-    if (pilot == state.pilots.end() || ended(pilot->second.state))
-      return fail(Code::not_found, fmt::format("pilot {} {}", spec.pilot(), pilot == state.pilots.end() ? "is not known" : "has ended"),
-                  "flotilla pilot list shows those that run");
+    if (pilot == state.pilots.end())
+      return fail(Code::not_found, fmt::format("pilot {} is not known", spec.pilot()), "flotilla pilot list shows those that run");
+    if (auto tie = check_tie(spec, pilot->second); !tie) return tie;
   }
   if (spec.beside_job()) {
     const Job* host = state.job(JobId{spec.beside_job()});

@@ -10,5 +10,7 @@ namespace flotilla::daemon {
 Status check_resource(v1::ResourceSpec& spec, const std::map<std::string, Resource>& resources);
 Status check_pilot(v1::PilotSpec& spec, const State& state);
 Status check_job(v1::JobSpec& spec, const State& state);
+// Of a job that is tied to this pilot: why it can never run there. What is not known yet is no reason.
+Status check_tie(const v1::JobSpec& spec, const Pilot& pilot);
 
 }  // namespace flotilla::daemon

@@ -31,7 +31,14 @@ class OutputFlow {
   void on_window(std::uint64_t offset, std::uint64_t credit) {
     if (offset > produced_) return;
     taken_ = std::max(taken_, offset);
+    sent_ = std::max(sent_, taken_);
     window_end_ = std::max(window_end_, offset + credit);
+  }
+  // The daemon could not keep what came after `offset`: all that is held goes again.
+  void on_sent_in_vain(std::uint64_t offset) {
+    if (offset > produced_) return;
+    sent_ = std::min(sent_, taken_);
+    eof_sent_ = false;
   }
   // `known`: what the daemon has of this stream, as its Welcome says; 0 where it says nothing.
   void on_link_up(std::uint64_t known) {
@@ -45,7 +52,8 @@ class OutputFlow {
 
   std::uint64_t produced() const { return produced_; }
   std::uint64_t sent() const { return sent_; }
-  std::uint64_t taken() const { return taken_; }  // below this nothing needs to be held
+  bool oldest_goes_next() const { return sent_ == taken_; }  // nothing from before is held
+  std::uint64_t taken() const { return taken_; }             // below this nothing needs to be held
   std::uint64_t held() const { return produced_ - taken_; }
   bool may_read() const { return held() < spool_limit_bytes; }
   bool eof() const { return eof_; }

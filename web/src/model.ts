@@ -178,7 +178,7 @@ export const isWaiting = (state: JobState): boolean => state === "submitted" || 
 
 export type Change =
   | { kind: "resource"; value: Resource } | { kind: "pilot"; value: Pilot } | { kind: "job"; value: Job }
-  | { kind: "resource_removed"; name: string };
+  | { kind: "resource_removed"; name: string } | { kind: "pilot_removed"; id: number };
 
 // What this page does not know (a newer daemon) is passed over.
 export function readChanges(value: unknown): Change[] {
@@ -189,6 +189,7 @@ export function readChanges(value: unknown): Change[] {
     else if ("pilot" in json) changes.push({ kind: "pilot", value: readPilot(json["pilot"]) });
     else if ("job" in json) changes.push({ kind: "job", value: readJob(json["job"]) });
     else if ("resource_removed" in json) changes.push({ kind: "resource_removed", name: text(json["resource_removed"]) });
+    else if ("pilot_removed" in json) changes.push({ kind: "pilot_removed", id: number(json["pilot_removed"]) });
   }
   return changes;
 }

@@ -43,6 +43,7 @@ class State {
       case "pilot": this.pilots.set(change.value.id, change.value); break;
       case "job": this.jobs.set(change.value.id, change.value); break;
       case "resource_removed": this.resources.delete(change.name); break;
+      case "pilot_removed": this.pilots.delete(change.id); break;
     }
   }
 }

@@ -131,6 +131,7 @@ export async function startMock({ state = exampleState(), port = 0, token = "" }
       if (one.job) jobs.set(one.job.id, one.job);
       if (one.pilot) pilots.set(one.pilot.id, one.pilot);
       if (one.resource) resources.set(one.resource.spec.name, one.resource);
+      if (one.pilot_removed) pilots.delete(one.pilot_removed);
       if (one.resource_removed) resources.delete(one.resource_removed);
     }
     version += 1;

@@ -102,7 +102,6 @@ std::string key_of(const v1::Change& change) {
     case v1::Change::kPilot: return "pilot " + std::to_string(change.pilot().id());
     case v1::Change::kPilotRemoved: return "pilot " + std::to_string(change.pilot_removed());
     case v1::Change::kJob: return "job " + std::to_string(change.job().id());
-    case v1::Change::kJobRemoved: return "job " + std::to_string(change.job_removed());
     case v1::Change::kSnapshotEnd:
     case v1::Change::WHAT_NOT_SET: break;
   }

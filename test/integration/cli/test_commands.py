@@ -656,3 +656,26 @@ def test_a_stopped_daemon_is_not_started_by_who_is_attached(own_cli):
     own_cli.run("daemon", "status", code=3)
     job = next(job for job in own_cli.json("job", "list") if job["state"] == "running")
     own_cli.run("job", "cancel", str(job["id"]))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own is mounted by root only")
+def test_output_waits_while_the_disk_is_full(own_cli):
+    own_cli.run("daemon", "start")
+    status = own_cli.json("daemon", "status")
+    disk = Path(status["state_dir"]) / "output"
+    disk.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True)
+    try:
+        long = own_cli.run("submit", "--", "seq", "400000").out.strip()  # more than may be under way
+        short = own_cli.run("submit", "--", "sh", "-c", "seq 30000; seq 10 >&2").out.strip()
+        log = Path(status["log_file"])
+        for job in (long, short):
+            until(lambda: f"keep the output of job {job}:" in log.read_text(), f"the disk full for job {job}")
+        reader = own_cli.start("job", "logs", "-f", long)
+        subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
+        out, err = reader.communicate(timeout=WAIT_S)
+        assert out.decode() == "".join(f"{i}\n" for i in range(1, 400001))
+        assert own_cli.run("job", "logs", "-f", short).out == "".join(f"{i}\n" for i in range(1, 30001))
+        assert own_cli.job(long)["state"] == "finished"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

@@ -194,7 +194,10 @@ TEST_CASE("a cut hub: nothing is dispatched, nothing is lost; after the lease th
   h.now.boot_ms += 23ll * 3600 * 1000;
   h.core.on_tick(h.now, h.out);
   CHECK(h.state(job) == v1::JOB_RUNNING);
-  h.now.boot_ms += 2ll * 3600 * 1000;
+  h.now.boot_ms += 3600 * 1000 + 60'000;  // the pilot may have noticed the cut later than we, and ends its jobs
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(job) == v1::JOB_RUNNING);
+  h.now.boot_ms += 30'000;
   h.core.on_tick(h.now, h.out);
   CHECK(h.state(pilot) == v1::PILOT_FAILED);
   CHECK(h.core.state().job(job)->exit.kind() == v1::PILOT_LOST);
@@ -218,6 +221,123 @@ TEST_CASE("a hub that is started again waits for its pilots, but not for ever") 
   h.core.on_tick(h.now, h.out);
   CHECK(h.state(gone) == v1::PILOT_FAILED);
   CHECK(h.state(back) == v1::PILOT_RUNNING);
+}
+
+TEST_CASE("the more pilots come back through a hub, the longer they have") {
+  Harness h;
+  h.add_remote("far");
+  h.add_remote("near");
+  std::vector<PilotId> many;
+  for (int i = 0; i < 2000; ++i) many.push_back(h.start("far", "far"));
+  const PilotId alone = h.start("near", "near");
+  h.connect_hub("far");
+  h.connect_hub("near");
+  for (const PilotId pilot : many) h.core.on_node_joined(h.hello(pilot), true, h.now, h.out);
+  h.core.on_node_joined(h.hello(alone), true, h.now, h.out);
+  for (const char* hub : {"far", "near"}) {
+    h.core.on_hub_lost(hub, "cut", false, h.now, h.out);
+    h.connect_hub(hub);
+  }
+  h.now.boot_ms += 30'000;  // the hub itself waits for 23 s
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(many.back()) == v1::PILOT_UNREACHABLE);
+  CHECK(h.state(alone) == v1::PILOT_FAILED);
+  h.now.boot_ms += 26'000;
+  h.core.on_tick(h.now, h.out);
+  CHECK(h.state(many.back()) == v1::PILOT_FAILED);
+}
+
+TEST_CASE("a cut hub keeps no room of other pilots") {
+  Harness h;
+  h.add_remote("far");
+  h.connect_hub("far");
+  const PilotId far = h.start("far", "far", 1);
+  h.core.on_node_joined(h.hello(far, 1), true, h.now, h.out);
+  const JobId runs = h.submit(h.command()), waits = h.submit(h.command());
+  h.place();
+  CHECK(h.has_room(runs));
+  CHECK(h.prefilled(waits));
+  h.running(1);
+  h.place();
+  CHECK(h.take(v1::Frame::kRetractAttempt).size() == 1);  // the room is kept for it
+  h.core.on_hub_lost("far", "no route", false, h.now, h.out);
+  const JobId next = h.submit(h.command());
+  h.place();
+  CHECK(h.has_room(next));
+  h.check_replay();
+}
+
+TEST_CASE("a job that is tied to a pilot ends with it") {
+  Harness h;
+  const PilotId pilot = h.running(1);
+  auto tied = h.command();
+  tied.set_pilot(pilot.value);
+  tied.mutable_command()->set_terminal(true);  // waits in the queue, at no pilot
+  const JobId runs = h.submit(h.command()), first = h.submit(tied), second = h.submit(tied), free = h.submit(h.command("elsewhere"));
+  h.place();
+  h.report_running(runs);
+  REQUIRE(h.core.stop_pilot(pilot, false, "stopped by the user", h.now, h.out));
+  h.place();
+  CHECK(h.state(first) == v1::JOB_QUEUED);
+  h.core.on_pilot_ending({pilot, 0}, "stopped by the user", false, h.now, h.out);
+  h.core.on_node_left({pilot, 0}, "goodbye", h.now, h.out);
+  CHECK(h.state(pilot) == v1::PILOT_FINISHED);
+  h.place();
+  for (const JobId id : {first, second}) {
+    CHECK(h.state(id) == v1::JOB_FAILED);
+    CHECK(h.core.state().job(id)->exit.kind() == v1::START_FAILED);
+    CHECK(h.core.state().job(id)->exit.message() == "it was to run on pilot 1 alone: pilot 1 has ended: stopped by the user");
+  }
+  CHECK(h.state(free) == v1::JOB_QUEUED);
+  h.check_replay();
+}
+
+TEST_CASE("a job that is tied to a pilot ends also when that is forgotten") {
+  Harness h;
+  h.add_remote("far");
+  const PilotId pilot = h.start("far", "far");
+  auto tied = h.command();
+  tied.set_pilot(pilot.value);
+  const JobId job = h.submit(tied);
+  REQUIRE(h.core.stop_pilot(pilot, false, "no longer wanted", h.now, h.out));
+  h.core.forget_pilot(pilot, h.now, h.out);
+  h.place();
+  CHECK(h.state(job) == v1::JOB_FAILED);
+  CHECK(h.core.state().job(job)->exit.message() == "it was to run on pilot 1 alone: it is not there any more");
+}
+
+TEST_CASE("a job that is tied to a pilot which turns out too small ends when that is known") {
+  Harness h;
+  const PilotId pilot = h.start("local", "local", 0);
+  auto tied = h.command("", 8);
+  tied.set_pilot(pilot.value);
+  const JobId job = h.submit(tied);
+  h.place();
+  CHECK(h.state(job) == v1::JOB_QUEUED);
+  h.join(pilot, 4);
+  h.place();
+  CHECK(h.state(job) == v1::JOB_FAILED);
+  CHECK(h.core.state().job(job)->exit.message().find("no node of pilot 1 has 8 slots; the widest has 4") != std::string::npos);
+}
+
+TEST_CASE("a start whose hub needs the user is given up with the reason, and called off when the hub is back") {
+  Harness h;
+  h.add_remote("far");
+  h.connect_hub("far");
+  const PilotId pilot = h.start("far", "far");
+  CHECK(h.state(pilot) == v1::PILOT_STARTING);
+  h.core.on_hub_lost("far", "no route", false, h.now, h.out);
+  CHECK(h.state(pilot) == v1::PILOT_STARTING);
+  CHECK(h.core.state().pilots.at(pilot).message == "the link to its hub is cut: no route");
+  h.core.on_hub_lost("far", "the password was refused", true, h.now, h.out);
+  CHECK(h.state(pilot) == v1::PILOT_FAILED);
+  CHECK(h.core.state().pilots.at(pilot).message == "the password was refused");
+  h.out.launches.clear();
+  v1::Hello hello;
+  hello.mutable_hub()->add_launches(pilot.value);
+  h.core.on_hub_connected("far", hello, h.now, h.out);
+  CHECK(h.out.stop_launches == std::vector{pilot});
+  CHECK(h.out.launches.empty());
 }
 
 TEST_CASE("one host of two that is down does not stop the pilot; both do, with the reason") {
@@ -249,6 +369,55 @@ TEST_CASE("one host of two that is down does not stop the pilot; both do, with t
   CHECK(h.state(none) == v1::PILOT_FAILED);
   CHECK(h.core.state().pilots.at(none).message.find("No route to host") != std::string::npos);
   CHECK(h.core.state().pilots.at(none).message.find("cannot reach node1") != std::string::npos);
+}
+
+TEST_CASE("after a restart a node that had failed is not waited for") {
+  Harness h;
+  v1::ResourceSpec spec;
+  spec.set_name("far");
+  spec.set_location("me@far");
+  spec.add_hosts("node1");
+  spec.add_hosts("node2");
+  REQUIRE(h.core.add_resource(spec, false, h.now, h.out));
+  h.connect_hub("far");
+  const PilotId pilot = h.start("far", "far", 2, 2);
+  v1::LaunchReport failed;
+  failed.set_pilot(pilot.value);
+  failed.set_node(1);
+  failed.set_stage(v1::LaunchReport::FAILED);
+  failed.set_message("cannot reach node2");
+  h.core.on_launch_report(failed, h.now, h.out);
+  CHECK(h.core.on_node_joined(h.hello(pilot, 2, 0), true, h.now, h.out).error().empty());
+  h.check_replay();
+
+  Core again({}, [] { return std::string("secret"); });
+  for (const auto& event : h.all_events()) REQUIRE(again.replay(event));
+  CHECK(again.state().node({pilot, 1})->gone);
+  again.restored(h.now, h.out);
+  v1::Hello hello;  // of a hub without its record: it knows of nothing
+  again.on_hub_connected("far", hello, h.now, h.out);
+  h.now.boot_ms += 20'000;
+  again.on_tick(h.now, h.out);
+  CHECK(again.state().pilots.at(pilot).state == v1::PILOT_FAILED);
+}
+
+TEST_CASE("a node that was given up and comes back is there again, also after a restart") {
+  Harness h;
+  v1::ResourceSpec spec;
+  spec.set_name("far");
+  spec.set_location("me@far");
+  spec.add_hosts("node1");
+  spec.add_hosts("node2");
+  REQUIRE(h.core.add_resource(spec, false, h.now, h.out));
+  h.connect_hub("far");
+  const PilotId pilot = h.start("far", "far", 2, 2);
+  for (const unsigned node : {0, 1}) CHECK(h.core.on_node_joined(h.hello(pilot, 2, node), true, h.now, h.out).error().empty());
+  h.core.on_node_left({pilot, 1}, "its link ended", h.now, h.out, false);
+  CHECK(h.core.state().node({pilot, 1})->gone);
+  h.check_replay();
+  CHECK(h.core.on_node_joined(h.hello(pilot, 2, 1), true, h.now, h.out).error().empty());
+  CHECK_FALSE(h.core.state().node({pilot, 1})->gone);
+  h.check_replay();
 }
 
 TEST_CASE("a queue time-out ends a job with the reason why it waited") {

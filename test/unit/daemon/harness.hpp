@@ -141,6 +141,7 @@ struct Harness {
       CHECK(other.jobs_done == pilot.jobs_done);
       for (const auto& [index, node] : pilot.nodes) {
         if (!other.nodes.contains(index)) continue;  // a report of a start that has not registered
+        if (!ended(pilot.state)) CHECK(other.nodes.at(index).gone == node.gone);
         CHECK(other.nodes.at(index).slots_used == node.slots_used);
         CHECK(other.nodes.at(index).attempts == node.attempts);
         CHECK(other.nodes.at(index).prefilled == node.prefilled);

@@ -79,14 +79,14 @@ TEST_CASE("a job that no node could carry holds back nobody") {
   h.place();
   CHECK(h.state(giant) == v1::JOB_QUEUED);
   CHECK(h.state(small) == v1::JOB_DISPATCHED);
-  CHECK(why(h.core.state(), *h.core.state().job(giant)).sentence.find("64 slots") != std::string::npos);
+  CHECK(why(h.core.state(), *h.core.state().job(giant), h.now).sentence.find("64 slots") != std::string::npos);
 }
 
 TEST_CASE("why says what stands in the way") {
   Harness h;
   const JobId job = h.submit(h.command("gpu"));
-  auto sentence = [&] { return why(h.core.state(), *h.core.state().job(job)).sentence; };
-  auto passes = [&](JobId id) { return why(h.core.state(), *h.core.state().job(id)).transient; };
+  auto sentence = [&] { return why(h.core.state(), *h.core.state().job(job), h.now).sentence; };
+  auto passes = [&](JobId id) { return why(h.core.state(), *h.core.state().job(id), h.now).transient; };
   CHECK(sentence().find("no pilot has the label 'gpu'") != std::string::npos);
   CHECK_FALSE(passes(job));
   const PilotId pilot = h.start("local", "gpu", 1);
@@ -96,17 +96,58 @@ TEST_CASE("why says what stands in the way") {
   const JobId first = h.submit(h.command("gpu"));
   h.place();
   CHECK(h.has_room(job));
-  CHECK(why(h.core.state(), *h.core.state().job(first)).sentence ==
+  CHECK(why(h.core.state(), *h.core.state().job(first), h.now).sentence ==
         fmt::format("all slots that it could use are taken; it waits at pilot {} (host0) and starts there with the next free one, "
                     "or where there is room earlier",
                     pilot.value));
   CHECK(passes(first));
   const JobId wide = h.submit(h.command("gpu", 64));
-  CHECK(why(h.core.state(), *h.core.state().job(wide)).sentence.find("flotilla pilot start RESOURCE --slots 64") != std::string::npos);
+  CHECK(why(h.core.state(), *h.core.state().job(wide), h.now).sentence.find("flotilla pilot start RESOURCE --slots 64") !=
+        std::string::npos);
   CHECK_FALSE(passes(wide));
   h.core.on_node_unlinked({pilot, 0}, "cut", h.now, h.out);
-  CHECK(why(h.core.state(), *h.core.state().job(first)).sentence.find("link") != std::string::npos);
+  CHECK(why(h.core.state(), *h.core.state().job(first), h.now).sentence.find("link") != std::string::npos);
   CHECK_FALSE(passes(first));
+}
+
+TEST_CASE("a job with a time limit starts only where that fits") {
+  Harness h;
+  auto timed = [&](std::int64_t limit_ms) {
+    auto spec = h.command();
+    spec.set_time_limit_ms(limit_ms);
+    return h.submit(spec);
+  };
+  auto sentence = [&](JobId id) { return why(h.core.state(), *h.core.state().job(id), h.now); };
+  v1::PilotSpec spec;
+  spec.set_resource("local");
+  spec.set_slots_per_node(2);
+  spec.set_time_ms(600'000);
+  const PilotId brief = *h.core.start_pilot(spec, h.now, h.out);
+  auto hello = h.hello(brief);
+  hello.set_ends_in_ms(590'000);
+  CHECK(h.core.on_node_joined(hello, false, h.now, h.out).error().empty());
+  h.now.boot_ms += 300'000;
+  const JobId fits = timed(290'000), too_long = timed(290'001), never = timed(600'001), unlimited = h.submit(h.command());
+  h.place();
+  CHECK(h.has_room(fits));
+  CHECK(h.has_room(unlimited));
+  for (const JobId id : {too_long, never}) {
+    CHECK(h.state(id) == v1::JOB_QUEUED);  // nor does it keep the room of others
+    CHECK(sentence(id).sentence.find("lasts as long as its time limit") != std::string::npos);
+    CHECK_FALSE(sentence(id).transient);
+  }
+  CHECK(sentence(too_long).details.at(0).find("ends in 290 s") != std::string::npos);
+  CHECK(sentence(never).details.at(0).find("lasts 600 s") != std::string::npos);
+  // It waits at no pilot whose time is running out: when it would begin is not known.
+  const JobId waits = timed(1000);
+  h.place();
+  CHECK(h.state(waits) == v1::JOB_QUEUED);
+  const PilotId lasting = h.running(4);
+  h.place();
+  for (const JobId id : {too_long, never, waits}) {
+    CHECK(h.has_room(id));
+    CHECK(h.core.state().job(id)->node.pilot == lasting);
+  }
 }
 
 // ---- prefill ---------------------------------------------------------------------------------------------

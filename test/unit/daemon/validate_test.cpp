@@ -98,6 +98,35 @@ TEST_CASE("a job's faults") {
   CHECK(many.error().message.find("job 2 of 2") != std::string::npos);
 }
 
+TEST_CASE("what can never run is refused at once") {
+  Harness h;
+  const PilotId pilot = h.running(4, "here");
+  auto refusal = [&](auto&& change) {
+    auto spec = h.command();
+    spec.set_pilot(pilot.value);
+    change(spec);
+    auto status = check_job(spec, h.core.state());
+    return status ? std::string() : status.error().message;
+  };
+  CHECK(refusal([](auto& spec) { spec.set_processes(4); }).empty());
+  CHECK(refusal([](auto& spec) { spec.set_processes(64); }) == "no node of pilot 1 has 64 slots; the widest has 4");
+  CHECK(refusal([](auto& spec) { spec.set_no_slots(true), spec.set_processes(64); }).empty());
+  for (const char* label : {"here", "local"}) CHECK(refusal([&](auto& spec) { spec.set_label(label); }).empty());
+  CHECK(refusal([](auto& spec) { spec.set_label("other"); }) ==
+        "pilot 1 is on 'local' and has the label 'here': nothing with the label 'other' runs there");
+  CHECK(refusal([](auto& spec) { spec.set_pilot(0), spec.set_label("gpu nodes"); }).find("no pilot can have it") != std::string::npos);
+  CHECK(refusal([](auto& spec) { spec.set_pilot(9); }) == "pilot 9 is not known");
+
+  v1::PilotSpec brief;
+  brief.set_resource("local");
+  brief.set_time_ms(60'000);
+  const PilotId starting = *h.core.start_pilot(brief, h.now, h.out);
+  auto there = [&](auto& spec) { spec.set_pilot(starting.value), spec.set_processes(64), spec.set_time_limit_ms(60'000); };
+  CHECK(refusal(there).empty());  // how wide it will be is not known yet
+  CHECK(refusal([&](auto& spec) { there(spec), spec.set_time_limit_ms(60'001); }) ==
+        "pilot 2 lasts 60 s, less than the job's time limit of 60.001 s");
+}
+
 TEST_CASE("a pilot on an unknown resource is told what there is") {
   Harness h;
   v1::PilotSpec spec;

@@ -34,7 +34,7 @@ v1::Change job(std::uint64_t id, v1::JobState state = v1::JOB_RUNNING) {
 
 std::vector<std::uint64_t> ids(const std::vector<const v1::Change*>& changes) {
   std::vector<std::uint64_t> out;
-  for (const auto* change : changes) out.push_back(change->has_job() ? change->job().id() : change->job_removed());
+  for (const auto* change : changes) out.push_back(change->job().id());
   return out;
 }
 
@@ -217,16 +217,20 @@ TEST_CASE("A watcher is told of each thing once, in order, and then of nothing")
   CHECK(changes[1]->job().state() == v1::JOB_FINISHED);
   CHECK(at == 3);
   CHECK(log.after(at, 100).empty());
-  v1::Change removed;
-  removed.set_job_removed(2);
+  v1::Change desk, removed;
+  desk.mutable_resource()->mutable_spec()->set_name("desk");
+  removed.set_resource_removed("desk");
+  log.add(desk);
   log.add(removed);
-  CHECK(ids(log.after(at, 100)) == std::vector<std::uint64_t>{2});
-  CHECK(log.size() == 2);
+  changes = log.after(at, 100);
+  REQUIRE(changes.size() == 1);
+  CHECK(changes[0]->resource_removed() == "desk");
+  CHECK(log.size() == 3);
 
   v1::Change end;
   end.set_snapshot_end(true);
   log.add(end);
-  CHECK(log.version() == 4);
+  CHECK(log.version() == 5);
 }
 
 TEST_CASE("A watcher takes the log piece by piece") {

@@ -49,6 +49,28 @@ TEST_CASE("after a reconnect it goes on where the daemon says") {
   CHECK(flow.sent() == 700);
 }
 
+TEST_CASE("what the daemon could not keep goes again, as far as it is held") {
+  OutputFlow flow;
+  flow.on_link_up(0);
+  flow.on_produced(1000);
+  flow.on_eof();
+  CHECK(flow.oldest_goes_next());
+  send_all(flow);
+  flow.on_eof_sent();
+  CHECK_FALSE(flow.oldest_goes_next());
+  flow.on_window(400, first_credit_bytes);
+  CHECK(flow.sendable() == 0);
+  flow.on_sent_in_vain(400);
+  CHECK(flow.sent() == 400);
+  CHECK(flow.oldest_goes_next());
+  CHECK(send_all(flow) == 600);
+  CHECK(flow.eof_due());
+  flow.on_sent_in_vain(300);  // an older word: what was dropped cannot come
+  CHECK(flow.sent() == 400);
+  flow.on_sent_in_vain(1ull << 40);  // nor does an absurd one count
+  CHECK(flow.sent() == 400);
+}
+
 TEST_CASE("the end is told once a link, with the last data or by itself; of an empty stream not at all") {
   OutputFlow flow;
   flow.on_link_up(0);
