@@ -162,7 +162,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
 
     if (auto bound = bind_all(); !bound) return bound;
     take_up_state();
-    beside_server_.emplace(io_, pilot_handlers(true), link::keepalive_cluster);
+    beside_server_.emplace(io_, pilot_handlers({}), link::keepalive_cluster);
     starter_.emplace(io_, starter_services());
     log_reader_.emplace(io_, places_.log_file, [this](v1::LogData data) {
       v1::Frame frame;
@@ -202,6 +202,10 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     for (const auto& path : {places_.link_socket(), places_.pilot_socket(), places_.channel_socket(), places_.state_file})
       unlink(path.c_str());
     spdlog::info("the hub has ended");
+    if (places_.trial) {
+      unlink(places_.log_file.c_str());
+      rmdir(places_.scratch.c_str());  // if somebody else's things are there, it stays
+    }
     // While the lock is held nobody else uses the directory; what is left of pilots there is theirs.
     unlink(places_.start_lock().c_str());
     unlink(places_.hub_lock().c_str());
@@ -275,6 +279,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     it->second->detach();
     it->second->abort();
     links_.erase(it);
+    dialled_.erase(tag);
   }
 
   void finish() {
@@ -560,9 +565,11 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
 
   // ---- pilots
 
-  link::Handlers pilot_handlers(bool beside) {
+  // `address`: ours, of pilots on nodes; empty for those beside us.
+  link::Handlers pilot_handlers(const std::string& address) {
     link::Handlers handlers;
-    handlers.on_open = [this, beside](const link::LinkPtr& link) {
+    handlers.on_open = [this, address](const link::LinkPtr& link) {
+      const bool beside = address.empty();
       PilotProof proof;
       proof.beside = beside;
       if (!beside) {
@@ -578,6 +585,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       }
       link->tag = next_tag_++;
       links_[link->tag] = link;
+      if (!beside) dialled_[link->tag] = address;
       decide([&](Outbox& out, Moment now) { core_.on_pilot_link(link->tag, proof, now, out); });
     };
     handlers.on_frame = [this](const link::LinkPtr& link, v1::Frame frame) {
@@ -585,6 +593,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       decide([&](Outbox& out, Moment now) { core_.on_pilot_frame(link->tag, std::move(frame), now, out); });
     };
     handlers.on_closed = [this](const link::LinkPtr& link, const std::string& cause) {
+      dialled_.erase(link->tag);
       if (links_.erase(link->tag) == 0) return;
       decide([&](Outbox& out, Moment now) { core_.on_pilot_closed(link->tag, cause, now, out); });
     };
@@ -625,9 +634,8 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
   fs::path pilot_runtime_dir(NodeId node) const { return places_.runtime / ("p" + format_peer(node)); }
 
   std::string address_of(NodeId node) const {
-    if (const auto it = dialled_.find(node); it != dialled_.end()) return it->second;
-    // After a restart of the hub: where it listens.
-    return tls_servers_.empty() ? "127.0.0.1" : tls_servers_.begin()->first;
+    const auto it = dialled_.find(core_.link_of(node));
+    return it == dialled_.end() ? "127.0.0.1" : it->second;  // without a link nobody is told
   }
 
   Result<link::TlsIdentity> tls_identity() const { return tls::issue_server(authority(), start_.tls_ca(), start_.hub_id(), wall_ms()); }
@@ -640,7 +648,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
   Result<int> listen_tls(const std::string& address, int wanted_port) {
     if (const auto it = tls_servers_.find(address); it != tls_servers_.end()) return it->second->port;
     auto entry = std::make_unique<TlsServer>();
-    entry->server = std::make_unique<link::Server>(io_, pilot_handlers(false), link::keepalive_cluster);
+    entry->server = std::make_unique<link::Server>(io_, pilot_handlers(address), link::keepalive_cluster);
     auto port = entry->server->listen_tls(format_address(address, wanted_port), server_identity_);
     if (!port) return fail(port.error());
     entry->port = *port;
@@ -696,7 +704,6 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       }
       auto port = listen_tls(own, 0);
       if (!port) return fail(port.error());
-      dialled_[order.node] = own;
       const auto& spec = from.spec();
       auto identity = tls::issue_pilot(authority(), start_.tls_ca(), order.node.pilot, spec.time_ms(), wall_ms());
       if (!identity) return fail(identity.error());
@@ -755,7 +762,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
   std::optional<link::Server> beside_server_;
   std::map<std::string, std::unique_ptr<TlsServer>> tls_servers_;  // by address
   std::vector<std::string> lost_listeners_;                        // of the hub before us, could not be bound: kept for the next try
-  std::map<NodeId, std::string> dialled_;                          // our address that a node's pilot dials
+  std::map<Tag, std::string> dialled_;                             // our address that a node's link came by
   std::optional<Channels> channels_;
   std::optional<Starter> starter_;
   std::optional<LogReader> log_reader_;

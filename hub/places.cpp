@@ -6,14 +6,17 @@
 
 #include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
+#include "proto/base/trial_hub.hpp"
 
 namespace flotilla::hub {
 namespace fs = std::filesystem;
 namespace {
 
 // A place counts if a file can be written there.
-Status try_scratch(const fs::path& dir) {
-  for (const fs::path& sub : {dir, dir / "hubs", dir / "logs"})
+Status try_scratch(const fs::path& dir, bool trial) {
+  std::vector<fs::path> folders{dir};
+  if (!trial) folders.insert(folders.end(), {dir / "hubs", dir / "logs"});
+  for (const fs::path& sub : folders)
     if (auto made = make_private_dir(sub); !made) return made;
   const fs::path probe = dir / ("probe-" + random_hex(4));
   if (auto wrote = write_file(probe, "x"); !wrote) return wrote;
@@ -21,13 +24,13 @@ Status try_scratch(const fs::path& dir) {
   return {};
 }
 
-Result<fs::path> choose_scratch(const std::string& wanted) {
+Result<fs::path> choose_scratch(const std::string& wanted, bool trial) {
   if (!wanted.empty()) {
     fs::path dir = wanted;
     if (wanted == "~" || wanted.starts_with("~/")) dir = home_dir() / wanted.substr(std::min<std::size_t>(2, wanted.size()));
     if (dir.is_relative()) dir = home_dir() / dir;
     dir /= "flotilla";
-    if (auto usable = try_scratch(dir); !usable)
+    if (auto usable = try_scratch(dir, trial); !usable)
       return fail(Code::failed_precondition, "scratch_dir of the resource cannot be used on " + host_name() + ": " + usable.error().message,
                   "choose another scratch_dir, or none");
     return dir;
@@ -41,7 +44,7 @@ Result<fs::path> choose_scratch(const std::string& wanted) {
               Retry::no,
               {}};
   for (const auto& place : places) {
-    auto usable = try_scratch(place);
+    auto usable = try_scratch(place, trial);
     if (usable) return place;
     error.faults.push_back(usable.error().message);
   }
@@ -54,13 +57,14 @@ Result<Places> make_places(const v1::HubStart& start) {
   if (start.instance().size() != 16 || start.hub_id().empty() || start.hub_id().find('/') != std::string::npos)
     return fail(Code::invalid_argument, "the hub's start names no instance or hub");
   Places places;
+  places.trial = start.hub_id().starts_with(trial_hub_prefix);
   places.runtime = runtime_dir_for("hub/" + to_hex(start.instance()) + "/" + start.hub_id());
   if (auto made = make_private_dir(places.runtime); !made) return fail(made.error());
-  auto scratch = choose_scratch(start.scratch_dir());
+  auto scratch = choose_scratch(start.scratch_dir(), places.trial);
   if (!scratch) return fail(scratch.error());
   places.scratch = *scratch;
-  places.state_file = places.scratch / "hubs" / (start.hub_id() + ".json");
-  places.log_file = places.scratch / "logs" / ("hub-" + start.hub_id() + ".log");
+  places.state_file = places.trial ? places.runtime / "state.json" : places.scratch / "hubs" / (start.hub_id() + ".json");
+  places.log_file = places.trial ? places.runtime / "hub.log" : places.scratch / "logs" / ("hub-" + start.hub_id() + ".log");
   return places;
 }
 

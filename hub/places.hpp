@@ -20,6 +20,7 @@ struct Places {
   std::filesystem::path start_lock() const { return runtime / "start.lock"; }  // held while a hub is started
   std::filesystem::path hub_lock() const { return runtime / "hub.lock"; }      // held by the hub as long as it lives
   std::filesystem::path state_file, log_file;
+  bool trial = false;  // all of it in `runtime`, and nothing stays
 };
 
 // Makes the directories. Refuses a start without instance or hub id.

@@ -101,6 +101,8 @@ class Coordinator final : public MonitorSource {
   // A node registered: the welcome is ready to be sent.
   v1::Welcome join(const v1::PilotHello& hello, bool trusted);
   void send(NodeId to, v1::Frame frame);
+  // A link has room again: input files go on.
+  void pump_blobs();
   v1::LaunchPilot launch_order(const Pilot& pilot) const;
   // The end of a remote worker's channel: its client went away.
   void end_worker(JobId id, const std::string& why);
@@ -117,6 +119,12 @@ class Coordinator final : public MonitorSource {
   };
   struct AttachSession;
   struct LogSession;
+  // An input file on its way; what waits for a line has been read from its file when there is room, not before.
+  struct BlobSend {
+    NodeId to;
+    std::string sha256;
+    std::uint64_t offset = 0;
+  };
   struct LocalNode {
     link::LinkPtr link;
     std::shared_ptr<ProcessWatch> process;
@@ -158,7 +166,9 @@ class Coordinator final : public MonitorSource {
   void resend_input(NodeId to, const v1::PilotHello& hello);
   void settle_output(JobId id);  // forgets the attempt when all is in
   bool output_complete(const Job& job);
-  void send_blob(NodeId to, const v1::NeedBlob& wanted);
+  void on_need_blob(NodeId from, const v1::NeedBlob& wanted);
+  bool has_room(NodeId to) const;
+  bool send_blob_piece(BlobSend& blob);
   void end_jobs(const std::vector<JobId>& ids);
   Result<std::vector<JobId>> select_jobs(const google::protobuf::RepeatedField<std::uint64_t>& ids, const std::string& label,
                                          bool all) const;
@@ -200,6 +210,7 @@ class Coordinator final : public MonitorSource {
   Prompts prompts_;
   OutputStore outputs_;
   BlobStore blobs_;
+  std::list<BlobSend> blob_sends_;
   LocalDriver local_driver_;
   std::unique_ptr<Hubs> hubs_;
   std::unique_ptr<ChannelGiver> giver_;

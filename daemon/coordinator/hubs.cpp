@@ -128,6 +128,8 @@ void Hubs::connect(const std::string& resource) {
   };
   events.on_connected = [this, resource](const v1::Hello& hello) { on_connected(resource, hello); };
   events.on_frame = [this, resource](v1::Frame frame) { on_frame(resource, std::move(frame)); };
+  events.on_room = [this] { coordinator_.pump_blobs(); };
+  events.on_hub_lost = [this, resource](const Error& error) { on_hub_lost(resource, error); };
   events.on_ended = [this, resource](const Error& error) { on_ended(resource, error); };
   hub.connection = make_hub_connection(services_for(spec), config_for(spec), std::move(events));
   hub.connection->start();
@@ -210,6 +212,17 @@ void Hubs::on_frame(const std::string& resource, v1::Frame frame) {
   coordinator_.on_node_frame(node, std::move(frame));
 }
 
+void Hubs::on_hub_lost(const std::string& resource, const Error& error) {
+  const auto it = hubs_.find(resource);
+  if (it == hubs_.end() || !std::exchange(it->second.connected, false)) return;
+  it->second.trouble = error.text();
+  notes_.let_go(resource, wall_ms());
+  coordinator_.end_logs(resource, {}, error.text());
+  spdlog::warn("the hub of '{}' ended, another one is started in the same login: {}", resource, error.text());
+  coordinator_.core().on_hub_lost(resource, error.text(), false, Coordinator::now(), coordinator_.outbox());
+  coordinator_.touch();
+}
+
 void Hubs::on_ended(const std::string& resource, const Error& error) {
   const auto it = hubs_.find(resource);
   if (it == hubs_.end()) return;
@@ -272,6 +285,11 @@ bool Hubs::needed(const std::string& resource) const {
 void Hubs::send(const std::string& resource, v1::Frame frame) {
   const auto it = hubs_.find(resource);
   if (it != hubs_.end() && it->second.connected && !it->second.left) it->second.connection->send(std::move(frame));
+}
+
+bool Hubs::has_room(const std::string& resource) const {
+  const auto it = hubs_.find(resource);
+  return it != hubs_.end() && it->second.connected && it->second.connection->has_room();
 }
 
 void Hubs::follow(const std::string& resource, OutStreamPtr<v1::Progress> stream) {

@@ -25,6 +25,7 @@ class Hubs {
   void want(const std::string& resource, bool by_user);
   bool connected(const std::string& resource) const;
   void send(const std::string& resource, v1::Frame frame);
+  bool has_room(const std::string& resource) const;  // for bulk
   // Shows how the connecting goes, and its outcome.
   void follow(const std::string& resource, OutStreamPtr<v1::Progress> stream);
   void disconnect(const std::string& resource);    // the hub and its pilots live on
@@ -81,6 +82,7 @@ class Hubs {
   void on_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction);
   void on_connected(const std::string& resource, const v1::Hello& hello);
   void on_frame(const std::string& resource, v1::Frame frame);
+  void on_hub_lost(const std::string& resource, const Error& error);
   void on_ended(const std::string& resource, const Error& error);
   // Connections that cannot go on are ended now, and those that wait for their next try are made now.
   void on_network_change();

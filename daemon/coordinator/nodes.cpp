@@ -17,7 +17,7 @@ namespace {
 constexpr std::uint64_t output_credit_bytes = 1u << 20;   // what a pilot may send beyond what was acknowledged
 constexpr std::uint64_t output_window_step = 128u << 10;  // acknowledged at least this often: half of what a pilot holds without a disk
 constexpr auto output_retry_interval = std::chrono::milliseconds(500);  // on a full disk
-constexpr std::size_t blob_chunk_bytes = 1u << 20;
+constexpr std::size_t blob_chunk_bytes = 256u << 10;
 
 std::string version_refusal(std::uint32_t low, std::uint32_t high, const std::string& build) {
   return fmt::format("the daemon ({}) speaks protocol {} to {}, the pilot or hub ({}) {} to {}: no common version", build_version(),
@@ -56,6 +56,7 @@ void Coordinator::accept_pilots() {
   link::Handlers handlers;
   handlers.on_frame = [this](const link::LinkPtr& link, v1::Frame frame) { on_local_frame(link, std::move(frame)); };
   handlers.on_closed = [this](const link::LinkPtr& link, const std::string& cause) { on_local_closed(link, cause); };
+  handlers.on_room = [this](const link::LinkPtr&) { pump_blobs(); };
   pilot_links_ = std::make_unique<link::Server>(io_, std::move(handlers), link::keepalive_cluster);
   pilot_listener_ =
       std::make_unique<UnixListener>(io_, places_.runtime / "pilots.sock", [this](unique_fd fd) { pilot_links_->add_fd(std::move(fd)); });
@@ -79,6 +80,7 @@ void Coordinator::on_local_frame(const link::LinkPtr& link, v1::Frame frame) {
     const auto& hello = frame.hello().pilot();
     const NodeId id{PilotId{hello.pilot()}, hello.node()};
     *answer.mutable_welcome() = join(hello, false);
+    answer.mutable_welcome()->set_protocol(std::min(frame.hello().protocol(), protocol_version));
     if (answer.welcome().error().empty()) {
       link->tag = tag_of(id);
       LocalNode& node = local_nodes_[id];
@@ -188,7 +190,7 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
       break;
     case v1::Frame::kOutputData: take_output(from, frame.output_data()); return;
     case v1::Frame::kInputTaken: on_input_taken(from, frame.input_taken()); return;
-    case v1::Frame::kNeedBlob: send_blob(from, frame.need_blob()); return;
+    case v1::Frame::kNeedBlob: on_need_blob(from, frame.need_blob()); return;
     case v1::Frame::kPilotEnding:
       core_.on_pilot_ending(from, frame.pilot_ending().reason(), frame.pilot_ending().failed(), now(), out_);
       break;
@@ -326,28 +328,52 @@ void Coordinator::settle_output(JobId id) {
     for (auto& session : std::vector(attached->second)) session->pump();
 }
 
-void Coordinator::send_blob(NodeId to, const v1::NeedBlob& wanted) {
-  std::uint64_t offset = wanted.offset();
-  const std::uint64_t size = blobs_.size(wanted.sha256());
-  do {
-    v1::Frame frame;
-    auto* blob = frame.mutable_blob_data();
-    blob->set_sha256(wanted.sha256());
-    blob->set_offset(offset);
-    auto data = blobs_.read(wanted.sha256(), offset, blob_chunk_bytes);
-    if (!data) {
-      blob->set_error(data.error().message);
-      blob->set_last(true);
-      send(to, std::move(frame));
-      return;
+void Coordinator::on_need_blob(NodeId from, const v1::NeedBlob& wanted) {
+  // It asks again when it has come back: from where it stands.
+  blob_sends_.remove_if([&](const BlobSend& each) { return each.to == from && each.sha256 == wanted.sha256(); });
+  blob_sends_.push_back({from, wanted.sha256(), wanted.offset()});
+  pump_blobs();
+}
+
+bool Coordinator::has_room(NodeId to) const {
+  if (const auto local = local_nodes_.find(to); local != local_nodes_.end())
+    return local->second.link && local->second.link->queued_bytes() < link::room_bytes;
+  const auto pilot = state().pilots.find(to.pilot);
+  return pilot != state().pilots.end() && hubs_->has_room(pilot->second.spec.resource());
+}
+
+void Coordinator::pump_blobs() {
+  // Piece by piece in turn, so that a small file does not wait for a large one's end.
+  for (bool moved = true; std::exchange(moved, false);)
+    for (auto each = blob_sends_.begin(); each != blob_sends_.end();) {
+      const Node* node = state().node(each->to);
+      bool over = !node || !node->linked;
+      if (!over && has_room(each->to)) {
+        moved = true;
+        over = send_blob_piece(*each);
+      }
+      each = over ? blob_sends_.erase(each) : std::next(each);
     }
-    offset += data->size();
-    const bool last = offset >= size || data->empty();
-    blob->set_data(std::move(*data));
-    blob->set_last(last);
-    send(to, std::move(frame));
-    if (last) return;
-  } while (true);
+}
+
+// True: it was the last.
+bool Coordinator::send_blob_piece(BlobSend& blob) {
+  v1::Frame frame;
+  auto* piece = frame.mutable_blob_data();
+  piece->set_sha256(blob.sha256);
+  piece->set_offset(blob.offset);
+  auto data = blobs_.read(blob.sha256, blob.offset, blob_chunk_bytes);
+  if (data) {
+    blob.offset += data->size();
+    piece->set_last(data->empty() || blob.offset >= blobs_.size(blob.sha256));
+    piece->set_data(std::move(*data));
+  } else {
+    piece->set_error(data.error().message);
+    piece->set_last(true);
+  }
+  const bool last = piece->last();
+  send(blob.to, std::move(frame));
+  return last;
 }
 
 }  // namespace flotilla::daemon

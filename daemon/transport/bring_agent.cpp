@@ -30,8 +30,7 @@ class Conversation {
   Conversation(Session& session, Observer& observer, const BringRequest& request, const AgentDescription& agent)
       : session_(session), observer_(observer), request_(request), agent_(agent) {}
 
-  // Retry within: `refused` has grown by one place.
-  Result<Brought> hold(std::vector<RefusedPlace>& refused, bool first) {
+  Result<Brought> hold() {
     observer_.begin(Step::shell, "starting a shell");
     auto shell = session_.run("exec /bin/sh", after(shell_patience));
     if (!shell) return fail(shell.error());
@@ -42,30 +41,29 @@ class Conversation {
     script.nonce = "flotilla-" + random_hex(8);
     script.scratch_dir = request_.scratch_dir;
     script.instance = request_.instance;
-    for (const auto& each : refused) script.refused.push_back(each.directory);
     nonce_ = script.nonce;
     asked_ms_ = wall_ms();
     if (auto sent = shell_->write(build_bootstrap_script(script), after(shell_patience), {}); !sent) return fail(no_shell(sent.error()));
 
     // What the machine is like.
     if (auto got = read_until([&] { return answer_.greeted; }, shell_patience); !got) return fail(no_shell(got.error()));
-    if (first) observer_.done(Step::shell, "a POSIX shell answers");
+    observer_.done(Step::shell, "a POSIX shell answers");
     observer_.begin(Step::scratch, "looking for a place for the agent");
     if (auto got = read_until([&] { return answer_.ended || answer_.ready_for_unpacker; }, place_patience); !got) return fail(got.error());
-    if (first)
-      if (auto judged = judge(); !judged) return fail(judged.error());
+    if (auto judged = judge(); !judged) return fail(judged.error());
 
     Brought brought;
-    if (answer_.ready_for_unpacker) {
+    // One place after the other, in this shell: the system's ssh ends with its first command.
+    while (answer_.ready_for_unpacker) {
       brought.uploaded = true;
-      if (auto sent = upload(); !sent) {
-        if (answer_.failure.empty()) return fail(sent.error());
-        spdlog::info("{}: cannot use {}: {}", request_.resource, answer_.upload_to, answer_.failure);
-        refused.push_back({answer_.upload_to, answer_.failure});
-        return fail(Code::resource_exhausted, answer_.failure, {}, Retry::yes);
-      }
+      if (auto sent = upload(); !sent) return fail(sent.error());
+      if (answer_.failure.empty()) break;
+      spdlog::info("{}: cannot use {}: {}", request_.resource, answer_.upload_to, answer_.failure);
+      if (auto sent = shell_->write(build_next_place_line(nonce_), after(upload_patience), {}); !sent) return fail(sent.error());
+      if (auto got = read_until([&] { return answer_.ended || answer_.ready_for_unpacker; }, place_patience); !got)
+        return fail(got.error());
     }
-    if (answer_.agent.empty()) return fail(no_place_error(answer_, request_.resource, refused));
+    if (answer_.agent.empty()) return fail(no_place_error(answer_, request_.resource));
     observer_.done(Step::agent, (brought.uploaded ? "sent to " : "is there: ") + answer_.agent);
     brought.agent = answer_.agent;
     brought.connector = std::move(shell_);
@@ -96,7 +94,7 @@ class Conversation {
   Status judge() {
     const auto machine = check_machine(answer_, agent_, request_.resource);
     if (machine) {
-      if (answer_.places.empty()) return fail(no_place_error(answer_, request_.resource, {}));
+      if (answer_.places.empty()) return fail(no_place_error(answer_, request_.resource));
       std::string text;
       for (const auto& each : answer_.places)
         text += (text.empty() ? "" : ", ") + each.directory +
@@ -122,6 +120,7 @@ class Conversation {
     return {};
   }
 
+  // Also ends well when the place has refused it: answer_.failure says why.
   Status upload() {
     const auto what = "sending the agent to " + answer_.upload_to;
     observer_.begin(Step::agent, what, 0);
@@ -147,7 +146,6 @@ class Conversation {
       if (auto sent = shell_->write(*packed, after(upload_patience), progress(head.size())); !sent && !shell_->has_line()) return sent;
       if (auto got = read_until([&] { return answer_.ended || !answer_.failure.empty(); }, upload_patience); !got) return got;
     }
-    if (!answer_.failure.empty()) return fail(Code::resource_exhausted, answer_.failure);
     return {};
   }
 
@@ -167,12 +165,7 @@ class Conversation {
 Result<Brought> bring_agent(Session& session, ThreadControl&, Observer& observer, const BringRequest& request) {
   auto agent = describe_agent(request.agent);
   if (!agent) return fail(agent.error());
-  std::vector<RefusedPlace> refused;
-  for (bool first = true;; first = false) {
-    const auto before = refused.size();
-    auto brought = Conversation(session, observer, request, *agent).hold(refused, first);
-    if (brought || refused.size() == before) return brought;
-  }
+  return Conversation(session, observer, request, *agent).hold();
 }
 
 Result<HubAnswer> start_hub(RemoteCommand& connector, Observer& observer, const v1::HubStart& start) {

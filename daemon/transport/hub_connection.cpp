@@ -11,10 +11,13 @@
 #include "daemon/transport/bring_agent.hpp"
 #include "daemon/transport/channel_table_internal.hpp"
 #include "daemon/transport/session.hpp"
+#include "proto/base/clock.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/random.hpp"
+#include "proto/base/trial_hub.hpp"
 #include "proto/base/version.hpp"
 #include "proto/link/link.hpp"
+#include "proto/tls/certificate.hpp"
 
 namespace flotilla::daemon {
 namespace {
@@ -22,6 +25,10 @@ namespace {
 constexpr auto hello_patience = std::chrono::seconds(20);
 constexpr auto refusal_patience = std::chrono::seconds(2);    // for the hub to read why
 constexpr auto farewell_patience = std::chrono::seconds(10);  // a hub of the test ends its things
+// A hub that ended is started again in the session that is open, unless it does not live long: then with growing pauses.
+constexpr auto early_end = std::chrono::seconds(10);
+constexpr int early_ends_allowed = 3;
+constexpr auto last_frames_patience = std::chrono::seconds(5);  // for the io thread to have read what the hub had said
 
 // Remembers what was asked, so that the questions end with the connection.
 class OwnPrompter final : public Prompter {
@@ -69,6 +76,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   struct Events {
     std::function<void(const v1::Hello&)> on_hello;
     std::function<void(v1::Frame)> on_frame;
+    std::function<void()> on_room;
+    std::function<void(const Error&)> on_hub_lost;  // may be empty: then the connection ends with its hub
     std::function<void(const Error&)> on_ended;
   };
 
@@ -88,7 +97,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   bool connected() const { return hello_seen_ && link_ && link_->open(); }
+  bool has_room() const { return connected() && link_->queued_bytes() < link::room_bytes; }
   void send(v1::Frame frame) {
+    to_end_ = to_end_ || frame.has_end_hub();
     if (link_) link_->send(std::move(frame));
   }
   void abort_link() {
@@ -188,6 +199,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
       auto session_owner = openssh ? make_openssh_session(services, session) : make_libssh_session(services, session);
       auto& ssh = *session_owner;
       if (auto status = ssh.connect(*observer); !status) return status.error();
+      for (int early_ends = 0;;) {
+        const auto began = std::chrono::steady_clock::now();
+        auto error = serve_one_hub(ssh);
+        if (!ssh.outlived_its_hub() || control->stopping()) return error;
+        early_ends = std::chrono::steady_clock::now() - began < early_end ? early_ends + 1 : 0;
+        if (early_ends >= early_ends_allowed) return error;
+        const auto again = control->await<bool>(
+            [owner = owner, error](std::function<void(Result<bool>)> answer) { owner->hub_lost(error, std::move(answer)); },
+            after(last_frames_patience));
+        if (!again || !*again) return error;
+      }
+    }
+    Error serve_one_hub(Session& ssh) {
       auto brought = bring_agent(ssh, *control, *observer, bring);
       if (!brought) return brought.error();
       agent = brought->agent;
@@ -222,7 +246,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
     handlers.on_frame = [this](const link::LinkPtr&, v1::Frame frame) { on_frame(std::move(frame)); };
     handlers.on_closed = [this](const link::LinkPtr&, const std::string& cause) {
       spdlog::debug("resource {}: link closed: {}", config_.spec.name(), cause);
+      link_closed_ = true;
+      settle_lost_hub();
     };
+    handlers.on_room = [this](const link::LinkPtr&) {
+      if (events_.on_room) events_.on_room();
+    };
+    link_closed_ = to_end_ = false;
     server_ = std::make_unique<link::Server>(io_, std::move(handlers), link::keepalive_remote);
     server_->add_fd(std::move(upper));
     timer_.expires_after(hello_patience);
@@ -236,6 +266,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void on_frame(v1::Frame frame) {
     heard_ = true;
     if (hello_seen_) {
+      to_end_ = to_end_ || (frame.has_goodbye() && frame.peer().empty());
       events_.on_frame(std::move(frame));
       return;
     }
@@ -288,6 +319,24 @@ class Connection : public std::enable_shared_from_this<Connection> {
     thread_ended({Code::unavailable, cause, {}, Retry::yes, {}});
   }
 
+  // The hub's end came before the session's. `answer`: whether another one is to be started in that, known when the last frame is read.
+  void hub_lost(const Error& error, std::function<void(Result<bool>)> answer) {
+    lost_.emplace(error, std::move(answer));
+    settle_lost_hub();
+  }
+  void settle_lost_hub() {
+    if (!lost_ || !link_closed_) return;
+    auto [error, answer] = std::move(*lost_);
+    lost_.reset();
+    // Without a hello it never served.
+    if (ended_ || refusal_ || !hello_seen_ || to_end_ || !events_.on_hub_lost) return answer(false);
+    timer_.cancel();
+    hello_seen_ = probing_ = false;
+    link_.reset();
+    events_.on_hub_lost(error);
+    answer(true);
+  }
+
   void thread_ended(const Error& error) {
     if (std::exchange(ended_, true)) return;
     timer_.cancel();
@@ -308,6 +357,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<link::Server> server_;
   link::LinkPtr link_;
   bool hello_seen_ = false, ended_ = false;
+  bool link_closed_ = false, to_end_ = false;
+  std::optional<std::pair<Error, std::function<void(Result<bool>)>>> lost_;
   bool probing_ = false, heard_ = false;
   std::optional<Error> refusal_;
   std::shared_ptr<Job> job_;
@@ -347,6 +398,12 @@ class HubConnectionImpl final : public HubConnection {
     inner.on_frame = [on_frame = events.on_frame](v1::Frame frame) {
       if (on_frame) on_frame(std::move(frame));
     };
+    inner.on_room = events.on_room;
+    if (events.on_hub_lost)
+      inner.on_hub_lost = [this, on_hub_lost = events.on_hub_lost](const Error& error) {
+        drop_frames(error.message);
+        on_hub_lost(error);
+      };
     inner.on_ended = [this, on_ended = events.on_ended](const Error& error) {
       drop_frames(error.message);
       if (on_ended) on_ended(error);
@@ -366,6 +423,7 @@ class HubConnectionImpl final : public HubConnection {
   void start() override { connection_->start(); }
   void send(v1::Frame frame) override { connection_->send(std::move(frame)); }
   bool connected() const override { return connection_->connected(); }
+  bool has_room() const override { return connection_->has_room(); }
 
   void open_channel(const ChannelRequest& request) override {
     auto channel = channels_.find(request.channel);
@@ -456,8 +514,18 @@ class ResourceTestImpl final : public ResourceTest {
   ResourceTestImpl(HubConnectionServices services, HubConnectionConfig config, std::function<void(v1::TestStep)> on_step,
                    std::function<void()> on_done)
       : timer_(services.io), on_step_(std::move(on_step)), on_done_(std::move(on_done)) {
-    // A hub of its own, which nobody else's pilots or daemon know.
+    // A hub of its own, which nobody else's pilots or daemon know, and whose files are not those of the resource's hub.
     config.instance = random_bytes(16);
+    config.hub_id = std::string(trial_hub_prefix) + random_hex(8);
+    const auto ca = tls::make_ca(config.instance, wall_ms());
+    const auto hub = ca ? tls::issue_intermediate(*ca, config.hub_id, wall_ms()) : ca;
+    if (hub) {
+      config.tls_ca = ca->chain;
+      config.tls_chain = hub->chain;
+      config.tls_key = hub->key;
+    } else {
+      spdlog::error("no certificates for the test's hub: {}", hub.error().text());
+    }
     Connection::Events inner;
     inner.on_hello = [this](const v1::Hello& hello) {
       hub_ = "started on " + hello.host() + " (build " + hello.build() + "), and ended again";

@@ -48,6 +48,11 @@ struct HubConnectionEvents {
   // The hub's Hello was accepted. After this frames flow.
   std::function<void(const v1::Hello&)> on_connected;
   std::function<void(v1::Frame)> on_frame;
+  // has_room() was false and is true again.
+  std::function<void()> on_room;
+  // The hub ended, the login did not: another hub is started in it. on_connected or on_ended follows. Without this event the
+  // connection ends with its hub.
+  std::function<void(const Error&)> on_hub_lost;
   // The connection ended, or could not be made. `retry` in the error says whether trying again may help.
   std::function<void(const Error&)> on_ended;
 };
@@ -66,6 +71,8 @@ class HubConnection {
   virtual void start() = 0;
   virtual void send(v1::Frame frame) = 0;
   virtual bool connected() const = 0;
+  // For bulk: little waits to go out.
+  virtual bool has_room() const = 0;
   // This machine's network may have changed: ends the connection at once when the address that it used is gone, and when
   // the hub does not answer within `patience`.
   virtual void probe(std::chrono::milliseconds patience) = 0;

@@ -32,6 +32,7 @@ constexpr auto channel_patience = std::chrono::seconds(15);    // opening one
 constexpr auto quiet_time = std::chrono::milliseconds(200);    // then what is owed on channels is acknowledged
 constexpr int wrong_secrets = 3;                               // as ssh asks
 constexpr std::size_t piece_bytes = 64u << 10;
+constexpr std::size_t proxy_kept_bytes = 2048;  // of what a ProxyCommand says: its last lines
 // AES-GCM first: it moves 1.2 to 1.4 times what chacha20-poly1305 does.
 constexpr const char* ciphers =
     "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes192-ctr,aes128-ctr";
@@ -197,6 +198,7 @@ class LibsshSession final : public Session {
   Status connect(Observer& observer) override;
   Result<std::unique_ptr<RemoteCommand>> run(const std::string& command, Deadline deadline) override;
   Error serve(std::unique_ptr<RemoteCommand> connector, unique_fd link, const std::string& channel_socket) override;
+  bool outlived_its_hub() const override { return outlived_its_hub_ && alive(); }
   void open_channel(std::shared_ptr<UserChannel> channel, std::uint32_t epoch, const std::string& ticket) override;
   void open_tcp(const std::string& host, int port, const std::string& dialer, unique_fd local, std::function<void(Status)> done) override;
 
@@ -205,7 +207,7 @@ class LibsshSession final : public Session {
   Result<bool> turn(Deadline deadline);
   bool write_pending() const { return ssh_get_status(session_) & SSH_WRITE_PENDING; }
   std::string error_text() const;
-  Error broken() const;
+  Error broken();
   Stream* add(std::unique_ptr<Stream> stream);
   void remove(Stream* stream);
   ThreadControl& control() { return *services_.control; }
@@ -224,6 +226,8 @@ class LibsshSession final : public Session {
   static int on_key_passphrase(const char* prompt, char* buffer, size_t size, int echo, int verify, void* self);
   bool alive() const { return ssh_is_connected(session_) && !(ssh_get_status(session_) & (SSH_CLOSED | SSH_CLOSED_ERROR)); }
   void advance();
+  void hear_proxy();
+  std::string proxy_words();
 
   SessionServices services_;
   SessionConfig config_;
@@ -234,10 +238,12 @@ class LibsshSession final : public Session {
   int port_ = 22;
   std::optional<Error> prompt_error_;  // from inside a callback
   std::unique_ptr<Child> proxy_;
+  std::string proxy_said_;
   std::list<std::unique_ptr<Stream>> streams_;
   std::vector<pollfd> polled_;
   std::vector<Stream*> polled_streams_;
   std::string channel_socket_;
+  bool outlived_its_hub_ = false, proxy_listens_ = false;
 };
 
 // ---- streams -----------------------------------------------------------------------------------------------
@@ -568,8 +574,34 @@ std::string LibsshSession::error_text() const {
   return text && *text ? text : "the connection was closed";
 }
 
-Error LibsshSession::broken() const {
-  return {Code::unavailable, "the connection to " + where() + " ended: " + error_text(), {}, Retry::yes, {}};
+Error LibsshSession::broken() {
+  return {Code::unavailable, "the connection to " + where() + " ended: " + error_text() + proxy_words(), {}, Retry::yes, {}};
+}
+
+// It must not wait for us to read what it says.
+void LibsshSession::hear_proxy() {
+  char buffer[4096];
+  for (;;) {
+    const auto count = proxy_ ? ::read(proxy_->errors(), buffer, sizeof buffer) : 0;
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) {
+      proxy_listens_ = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+      return;
+    }
+    proxy_said_.append(buffer, static_cast<std::size_t>(count));
+    if (proxy_said_.size() > proxy_kept_bytes) proxy_said_.erase(0, proxy_said_.size() - proxy_kept_bytes);
+  }
+}
+
+// "; PROGRAM said: ..."; empty without such a program. Its last words follow the end of the connection.
+std::string LibsshSession::proxy_words() {
+  if (!proxy_) return {};
+  pollfd exited{proxy_->exited_fd(), POLLIN, 0};
+  ::poll(&exited, 1, static_cast<int>(std::chrono::milliseconds(last_words_patience).count()));
+  hear_proxy();
+  auto said = proxy_said_;
+  while (!said.empty() && (said.back() == '\n' || said.back() == '\r')) said.pop_back();
+  return said.empty() ? "" : "; " + proxy_command_ + " said: " + said;
 }
 
 Stream* LibsshSession::add(std::unique_ptr<Stream> stream) {
@@ -617,6 +649,8 @@ Result<bool> LibsshSession::turn(Deadline deadline) {
   polled_streams_.clear();
   polled_.push_back({control().wake_fd(), POLLIN, 0});
   polled_.push_back({ssh_get_fd(session_), events, 0});
+  polled_.push_back({proxy_listens_ ? proxy_->errors() : -1, POLLIN, 0});
+  const auto streams_at = polled_.size();
   for (auto& each : streams_) {
     if (each->phase == Stream::Phase::opening) deadline = std::min(deadline, each->open_until);
     const short wanted = each->events();
@@ -627,9 +661,11 @@ Result<bool> LibsshSession::turn(Deadline deadline) {
   const int ready = ::poll(polled_.data(), polled_.size(), deadline == Deadline::max() ? -1 : milliseconds_until(deadline));
   if (ready < 0 && errno != EINTR) return fail(errno_error(Code::internal, "wait for the network"));
   if (ready <= 0) return ready < 0;
+  if (polled_[2].revents) hear_proxy();
   if (polled_[1].revents && ssh_event_dopoll(event_, 0) == SSH_ERROR && !alive()) return fail(broken());
   for (std::size_t i = 0; i < polled_streams_.size(); ++i)
-    if (polled_[i + 2].revents && polled_streams_[i]->phase == Stream::Phase::open) polled_streams_[i]->on_ready(polled_[i + 2].revents);
+    if (const short revents = polled_[streams_at + i].revents; revents && polled_streams_[i]->phase == Stream::Phase::open)
+      polled_streams_[i]->on_ready(revents);
   if (polled_[0].revents) control().run_tasks();
   advance();
   return true;
@@ -722,9 +758,10 @@ Status LibsshSession::reach(Observer& observer) {
     const auto command = expand_proxy_command(proxy_command_, host_, port_, user_, config_.location.host);
     observer.skip(Step::name, "~/.ssh/config goes through: " + command);
     observer.begin(Step::reachability, "starting " + command);
-    auto child = Child::start({"/bin/sh", "-c", "exec " + command}, {}, Child::Errors::dropped);
+    auto child = Child::start({"/bin/sh", "-c", "exec " + command}, {}, Child::Errors::piped);
     if (!child) return fail(child.error());
     proxy_ = std::move(*child);
+    proxy_listens_ = true;
     fd = proxy_->take_stdio();
     address_ = host_;
   } else {
@@ -759,7 +796,7 @@ Status LibsshSession::hand_shake(Observer& observer) {
       return fail(Code::unsupported, "no common algorithm with " + where() + ": " + text, "set the resource's transport to openssh");
     std::string hint = "the server may refuse connections from here, or be overloaded";
     if (proxy_) hint = "the program that ~/.ssh/config goes through (" + proxy_command_ + ") may have failed";
-    return fail(Code::unavailable, "cannot start ssh with " + where() + ": " + text, hint, Retry::yes);
+    return fail(Code::unavailable, "cannot start ssh with " + where() + ": " + text + proxy_words(), hint, Retry::yes);
   }
   // libssh makes it blocking; it writes after POLLOUT only, so that what does not fit waits in its buffer.
   const int fd = ssh_get_fd(session_);
@@ -1058,6 +1095,7 @@ Result<std::unique_ptr<RemoteCommand>> LibsshSession::run(const std::string& com
 
 Error LibsshSession::serve(std::unique_ptr<RemoteCommand> connector, unique_fd link, const std::string& channel_socket) {
   channel_socket_ = channel_socket;
+  outlived_its_hub_ = false;
   std::string rest;
   auto* stream = static_cast<LibsshCommand&>(*connector).release(rest);
   connector.reset();
@@ -1080,8 +1118,11 @@ Error LibsshSession::serve(std::unique_ptr<RemoteCommand> connector, unique_fd l
     }
     if (!there || stream->local_ended()) {
       while (!said.empty() && said.back() == '\n') said.pop_back();
-      return end_all(
-          {Code::unavailable, "the hub's link on " + where() + " ended" + (said.empty() ? "" : ": " + said), {}, Retry::yes, {}});
+      Error error{Code::unavailable, "the hub's link on " + where() + " ended" + (said.empty() ? "" : ": " + said), {}, Retry::yes, {}};
+      outlived_its_hub_ = !there || stream->ended();
+      if (!outlived_its_hub_) return end_all(std::move(error));
+      if (there) remove(stream);
+      return error;  // what else goes through this session goes on
     }
     const auto now = std::chrono::steady_clock::now();
     const bool owes = std::any_of(streams_.begin(), streams_.end(), [](const auto& each) { return each->owes(); });

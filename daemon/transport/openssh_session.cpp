@@ -30,6 +30,8 @@ constexpr auto login_patience = std::chrono::minutes(7);  // people answer quest
 constexpr auto forward_patience = std::chrono::seconds(15);
 constexpr auto quiet_time = std::chrono::milliseconds(200);  // then what is owed on channels is acknowledged
 constexpr std::size_t piece_bytes = 64u << 10;
+constexpr std::size_t said_kept_bytes = 4096;
+constexpr int early_ends_allowed = 3;  // of channels, without a byte
 
 bool is_wait(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 
@@ -359,8 +361,12 @@ class OpensshSession final : public Session {
           }
           bool there = true;
           if ((from_wire & (POLLIN | POLLHUP | POLLERR)) || (!wire.rest.empty() && from_user)) there = wire.read();
-          // ssh takes the connection before it knows whether the other side forwards. The next opening then goes by frames.
-          if (!there && !wire.came && !forwarding_worked_) forwarding_forbidden_ = true;
+          // ssh takes the connection before it knows whether the other side forwards, and says so before it closes it. Where it is
+          // told to say nothing, several such ends are the sign. The next opening then goes by frames.
+          if (!there && !wire.came && !forwarding_worked_) {
+            listens = listens && take_errors(*first.child, said);
+            forwarding_forbidden_ = says_forwarding_forbidden(said) || ++early_ends_ >= early_ends_allowed;
+          }
           if (!there) wire.user->detach(&wire, forwarding_forbidden_ ? "forwarding is refused" : "the hub closed the connection");
           forwarding_worked_ = forwarding_worked_ || wire.came;
         }
@@ -373,13 +379,7 @@ class OpensshSession final : public Session {
           if (each.down.ended && each.done) try_dialer(each);
         }
         const bool link_over = first.up.ended || first.down.ended;
-        if (polled[1].revents) {
-          char buffer[4096];
-          const auto count = ::read(first.child->errors(), buffer, sizeof buffer);
-          if (count > 0) said.append(buffer, static_cast<std::size_t>(count));
-          else if (count == 0) listens = false;
-          if (said.size() > 4096) said.erase(0, said.size() - 4096);
-        }
+        if (polled[1].revents) listens = take_errors(*first.child, said);
         if (link_over || polled[2].revents) {
           while (!said.empty() && (said.back() == '\n' || said.back() == '\r')) said.pop_back();
           return {Code::unavailable, "the connection to " + where() + " ended" + (said.empty() ? "" : ": " + said), {}, Retry::yes, {}};
@@ -398,6 +398,9 @@ class OpensshSession final : public Session {
       }
     }
   }
+
+  // The master carries the connector itself and ends with it.
+  bool outlived_its_hub() const override { return false; }
 
   void open_channel(std::shared_ptr<UserChannel> channel, std::uint32_t epoch, const std::string& ticket) override {
     const auto local = directory_ / "ch";
@@ -517,7 +520,7 @@ class OpensshSession final : public Session {
         alignas(inotify_event) char events[4096];
         [[maybe_unused]] auto got = ::read(watch.get(), events, sizeof events);
       }
-      if (polled[2].revents) listens = take_errors();
+      if (polled[2].revents) listens = take_errors(*master_, said_);
       if (polled[4].revents)
         if (auto answered = answer_question(observer); !answered) return answered;
       if (polled[5].revents) {
@@ -528,10 +531,7 @@ class OpensshSession final : public Session {
         }
       }
       if (polled[3].revents && master_->ended()) {
-        while (listens && take_errors()) {
-          pollfd more{master_->errors(), POLLIN, 0};
-          if (::poll(&more, 1, 0) <= 0) break;
-        }
+        if (listens) take_errors(*master_, said_);
         return fail(explain(observer));
       }
     }
@@ -561,11 +561,16 @@ class OpensshSession final : public Session {
     return verdict.error;
   }
 
-  bool take_errors() {
+  // All that is there. False: no more will come.
+  static bool take_errors(Child& child, std::string& said) {
     char buffer[4096];
-    const auto count = ::read(master_->errors(), buffer, sizeof buffer);
-    if (count > 0) said_.append(buffer, static_cast<std::size_t>(count));
-    return count > 0 || (count < 0 && is_wait(errno));
+    for (;;) {
+      const auto count = ::read(child.errors(), buffer, sizeof buffer);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) return count < 0 && is_wait(errno);
+      said.append(buffer, static_cast<std::size_t>(count));
+      if (said.size() > said_kept_bytes) said.erase(0, said.size() - said_kept_bytes);
+    }
   }
 
   Status answer_question(Observer& observer) {
@@ -647,6 +652,7 @@ class OpensshSession final : public Session {
   std::string said_, channel_socket_;
   std::optional<Error> question_error_;
   std::set<Step> ticked_off_;
+  int early_ends_ = 0;
   bool first_taken_ = false, forwarded_ = false, forwarding_worked_ = false, forwarding_forbidden_ = false;
   std::list<Relay> relays_;
   std::list<std::unique_ptr<SocketWire>> wires_;

@@ -67,6 +67,9 @@ class Session {
   // Joins `connector` (which has said its last line) with `link`, and does what is asked for below, until it ends: returns why.
   virtual Error serve(std::unique_ptr<RemoteCommand> connector, unique_fd link, const std::string& channel_socket) = 0;
 
+  // After serve(): it ended because the connector did, and another one can be run.
+  virtual bool outlived_its_hub() const = 0;
+
   // While serve() runs, from tasks of the thread.
   // The wire of a resumable channel, to the hub's channel socket.
   virtual void open_channel(std::shared_ptr<UserChannel> channel, std::uint32_t epoch, const std::string& ticket) = 0;

@@ -93,6 +93,7 @@ class BaseLink : public Link {
     const std::size_t bytes = frame.ByteSizeLong();
     tell_frame("sent", frame, bytes);
     queued_bytes_ += bytes;
+    full_ = full_ || queued_bytes_ >= room_bytes;
     queue_.push_back({std::move(frame), bytes});
     if (writing_) return;
     if (!may_wait(queue_.back().frame)) {
@@ -182,6 +183,12 @@ class BaseLink : public Link {
     writing_ = false;
     queued_bytes_ -= std::exchange(outgoing_bytes_, 0);
     outgoing_.Clear();
+    if (ok && full_ && queued_bytes_ < room_bytes / 2) {
+      full_ = false;
+      boost::asio::post(io_, [self = self()] {
+        if (auto handler = self->handlers_.on_room) handler(self);
+      });
+    }
     if (!ok) {
       closing_ = true;
       drop_queue();
@@ -264,6 +271,7 @@ class BaseLink : public Link {
   std::ptrdiff_t unread_bytes_ = 0;  // the owner may be done with a frame before it is counted
   bool reading_paused_ = false;
   bool writing_ = false;
+  bool full_ = false;
   bool closing_ = false;
   bool ended_ = false;
 };
@@ -411,6 +419,9 @@ class Server::Impl final : public v1::LinkService::CallbackService {
     handlers.on_closed = [shared](const LinkPtr& link, const std::string& cause) {
       shared->links.erase(link.get());
       if (!shared->over && shared->handlers.on_closed) shared->handlers.on_closed(link, cause);
+    };
+    handlers.on_room = [shared](const LinkPtr& link) {
+      if (!shared->over && shared->handlers.on_room) shared->handlers.on_room(link);
     };
     auto link = std::make_shared<ServerLink>(io_, std::move(handlers), context);
     auto* reactor = link.get();

@@ -24,7 +24,11 @@ struct Handlers {
   std::function<void(const LinkPtr&, v1::Frame)> on_frame;
   // Exactly once, last, also after close(). The cause is one sentence.
   std::function<void(const LinkPtr&, const std::string& cause)> on_closed;
+  // After room_bytes and more waited to go out: less than half of that does now.
+  std::function<void(const LinkPtr&)> on_room;
 };
+// Who sends bulk stops when queued_bytes() has come to this, and goes on at on_room.
+constexpr std::size_t room_bytes = 1u << 20;  // more would be in the way of calls and answers on a slow line
 
 // How soon a silent peer is noticed: after `time` without a sign of life a ping goes out, after `timeout` more the link ends.
 struct Keepalive {

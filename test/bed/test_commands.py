@@ -89,6 +89,31 @@ def test_a_pilot_that_cannot_start_says_why(bed, flotilla):
     assert took < 10
 
 
+def connect_with_password(flotilla, resource):
+    """`resource connect` on a terminal where somebody answers once; what the terminal showed."""
+    parent, child = pty.openpty()
+    connect = flotilla.host.popen(["setsid", "--ctty", "--wait", "flotilla", "resource", "connect", resource], env=flotilla.env,
+                                  stdin=child, stdout=child, stderr=child)
+    os.close(child)
+    seen = ""
+    answered = 0
+    deadline = time.monotonic() + 60
+    while connect.poll() is None and time.monotonic() < deadline:
+        ready, _, _ = select.select([parent], [], [], 0.2)
+        if ready:
+            try:
+                seen += os.read(parent, 4096).decode(errors="replace")
+            except OSError:
+                break
+        if re.search(r"[Pp]assword.*: ?\s*$", seen[-200:]) and answered == 0:
+            os.write(parent, (PASSWORD + "\n").encode())
+            answered += 1
+    code = connect.wait(10)
+    os.close(parent)
+    assert code == 0, seen
+    return seen
+
+
 def test_keyboard_interactive_is_asked_once(bed, flotilla):
     bed.frontend.configure_sshd(authentication="interactive")
     try:
@@ -99,26 +124,7 @@ def test_keyboard_interactive_is_asked_once(bed, flotilla):
         assert silent.returncode != 0
         assert "resource connect" in silent.stdout + silent.stderr
         before = bed.frontend.logins()
-        parent, child = pty.openpty()
-        connect = flotilla.host.popen(["setsid", "--ctty", "--wait", "flotilla", "resource", "connect", "hpc1"], env=flotilla.env,
-                                      stdin=child, stdout=child, stderr=child)
-        os.close(child)
-        seen = ""
-        answered = 0
-        deadline = time.monotonic() + 60
-        while connect.poll() is None and time.monotonic() < deadline:
-            ready, _, _ = select.select([parent], [], [], 0.2)
-            if ready:
-                try:
-                    seen += os.read(parent, 4096).decode(errors="replace")
-                except OSError:
-                    break
-            if re.search(r"[Pp]assword.*: ?\s*$", seen[-200:]) and answered == 0:
-                os.write(parent, (PASSWORD + "\n").encode())
-                answered += 1
-        code = connect.wait(10)
-        os.close(parent)
-        assert code == 0, seen
+        seen = connect_with_password(flotilla, "hpc1")
         assert PASSWORD not in seen, "what is typed is not shown"
         assert bed.frontend.logins() == before + 1
         flotilla.start_pilot("hpc1", "--slots", "1")
@@ -128,6 +134,54 @@ def test_keyboard_interactive_is_asked_once(bed, flotilla):
         assert logs == "", "no secret is ever written down"
     finally:
         bed.frontend.configure_sshd()
+
+
+def test_a_dead_hub_costs_no_second_login(bed, flotilla):
+    bed.frontend.configure_sshd(authentication="interactive")
+    try:
+        flotilla.run("daemon", "start")
+        flotilla.add_cluster()
+        before = bed.frontend.logins()
+        connect_with_password(flotilla, "hpc1")
+        pilot = flotilla.start_pilot("hpc1", "--slots", "1")
+        job = flotilla.submit("--on", "hpc1", "--", "sh", "-c", "while ! test -e ~/go; do sleep 0.1; done; echo went on")
+        flotilla.wait_job(job, "running")
+        hubs = lambda: [p for p in bed.frontend.processes() if "hub" in p.argv[1:2]]  # noqa: E731
+        old = hubs()
+        assert len(old) == 1
+        old[0].kill()
+        wait_until(lambda: [p for p in hubs() if p.pid != old[0].pid], 20, "the daemon started a new hub")
+        flotilla.wait_hub("hpc1", "connected", 20)
+        flotilla.wait_pilot(pilot, "running", 20)
+        bed.frontend.as_user("touch ~/go")
+        flotilla.wait_job(job, "finished", 20)
+        assert flotilla.output("job", "logs", str(job)) == "went on"
+        assert flotilla.job(job)["attempt"] == 1
+        assert bed.frontend.logins() == before + 1, "nobody was asked again"
+    finally:
+        bed.frontend.as_user("rm -f ~/go")
+        bed.frontend.configure_sshd()
+
+
+def test_a_test_of_a_resource_in_use_disturbs_nothing(bed, flotilla):
+    flotilla.add_cluster("hpc1", "--host", "node1")
+    pilot = flotilla.start_pilot("hpc1", "--slots", "1")
+    job = flotilla.submit("--on", "hpc1", "--", "sh", "-c", "while ! test -e ~/go; do sleep 0.1; done; echo went on")
+    flotilla.wait_job(job, "running")
+    try:
+        state = lambda: bed.frontend.as_user("cat ~/.cache/flotilla/hubs/*.json; ls ~/.cache/flotilla/hubs ~/.cache/flotilla/logs").stdout  # noqa: E731
+        before = state()
+        flotilla.run("resource", "test", "hpc1")
+        assert state() == before
+        # The file is what a hub that follows a dead one goes by.
+        next(p for p in bed.frontend.processes() if "hub" in p.argv[1:2]).kill()
+        flotilla.wait_pilot(pilot, "running", 20)
+    finally:
+        bed.frontend.as_user("touch ~/go")
+    flotilla.wait_job(job, "finished", 20)
+    bed.frontend.as_user("rm ~/go")
+    assert flotilla.output("job", "logs", str(job)) == "went on"
+    assert flotilla.job(job)["attempt"] == 1
 
 
 def test_an_unknown_host_key_is_never_taken_silently(bed, flotilla):

@@ -181,6 +181,47 @@ def test_a_lost_link_in_a_call(bed, cluster, label, how):
         assert took < 15, f"{took:.1f} s"
 
 
+def test_a_lost_link_of_the_systems_own_ssh_in_a_call(bed, flotilla):
+    flotilla.add_cluster("front", "--transport", "openssh")
+    flotilla.start_pilot("front", "--slots", "2")
+    with flotilla.python_live("""
+        with flotilla.Daemon() as daemon:
+            worker, code = start_code(daemon, label="front")
+            print("ready", flush=True)
+            print(code.compute(2.0), flush=True)
+            print(code.echo(5), flush=True)
+            code.close()
+        """) as script:
+        assert script.line(60) == "ready"
+        assert bed.frontend.kill_sshd_sessions() >= 1
+        assert script.line(20) == "frontend"
+        assert script.line(20) == "5"
+
+
+def test_a_call_over_a_slow_line_takes_one_round_trip(bed, flotilla):
+    round_trip = 0.1
+    flotilla.add_cluster("front")
+    flotilla.start_pilot("front", "--slots", "1")
+    with flotilla.python_live("""
+        with flotilla.Daemon() as daemon:
+            worker, code = start_code(daemon, label="front")
+            print("ready", flush=True)
+            input()
+            took = []
+            for value in range(20):
+                begin = time.monotonic()
+                assert code.echo(value) == value
+                took.append(time.monotonic() - begin)
+            print(sorted(took)[len(took) // 2], flush=True)
+            code.close()
+        """) as script:
+        assert script.line(60) == "ready"
+        bed.laptop.delay("pub", int(round_trip * 1000) // 2)
+        script.tell("go")
+        took = float(script.line(60))
+    assert round_trip <= took < 1.6 * round_trip, f"{took * 1000:.0f} ms"
+
+
 @pytest.mark.parametrize("label", ["front", "nodes"])
 @pytest.mark.parametrize("how", LOSSES)
 def test_a_lost_link_in_the_middle_of_an_array(bed, cluster, label, how):

@@ -23,3 +23,23 @@ def test_through_a_gateway(bed, flotilla, transport, forwarding):
             "the laptop authenticated end to end: nothing was left on the gateway"
     finally:
         bed.gateway.configure_sshd()
+
+
+@pytest.mark.parametrize("transport", ["libssh", "openssh"])
+@pytest.mark.parametrize("victim", ["gateway", "inner"])
+def test_a_link_that_is_lost_in_a_call(bed, flotilla, transport, victim):
+    flotilla.run("resource", "add", "gate", "--location", "asmith@gateway", "--transport", transport)
+    flotilla.run("resource", "add", "deep", "--location", "asmith@inner", "--gateway", "gate", "--transport", transport)
+    flotilla.start_pilot("deep", "--slots", "2")
+    with flotilla.python_live("""
+        with flotilla.Daemon() as daemon:
+            worker, code = start_code(daemon, label="deep")
+            print("ready", flush=True)
+            print(code.compute(2.0), flush=True)
+            print(code.echo(5), flush=True)
+            code.close()
+        """) as script:
+        assert script.line(60) == "ready"
+        assert bed.hosts[victim].kill_sshd_sessions() >= 1
+        assert script.line(30) == "inner"
+        assert script.line(20) == "5"

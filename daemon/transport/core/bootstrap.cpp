@@ -27,7 +27,9 @@ say uid "$uid"
 say home "$HOME"
 say time "$(date +%s)"
 name=flotilla-agent-@SHA@
-agent= place= damaged=
+agent= places=
+nl='
+'
 
 usable() {
   dir=$1
@@ -46,11 +48,11 @@ usable() {
 consider() {
   [ -z "$agent" ] || return 0
   case $1 in ''|/flotilla) return 0;; esac
-  for each in @REFUSED@; do [ "$each" != "$1" ] || return 0; done
+  case $places in *"$nl$1$nl"*) return 0;; esac
   if usable "$1"; then
     set -- "$1" $(df -Pk "$1" 2>/dev/null | tail -n 1)
     say place "${5:-?}" "$1"
-    [ -n "$place" ] || place=$1
+    places=${places:-$nl}$1$nl
     if [ -f "$1/$name" ]; then
       if build=$("$1/$name" verify @SHA@ 2>/dev/null); then
         agent=$1/$name
@@ -64,18 +66,10 @@ consider() {
     say refused "$1" : $why
   fi
 }
-case $machine in
-  @MACHINES@)
-    scratch=@SCRATCH@
-    case $scratch in '~') scratch=$HOME;; '~/'*) scratch=$HOME/${scratch#??};; esac
-    [ -z "$scratch" ] || consider "$scratch/flotilla"
-    [ -z "$HOME" ] || [ "$HOME" = / ] || consider "$HOME/.cache/flotilla"
-    consider "/tmp/flotilla-$uid"
-    [ ! -d /dev/shm ] || consider "/dev/shm/flotilla-$uid"
-    ;;
-esac
-
-if [ -z "$agent" ] && [ -n "$place" ]; then
+bring() {
+  [ -z "$agent" ] || return 0
+  case $places in *"$nl$1$nl"*) ;; *) return 0;; esac
+  place=$1
   unpack=$place/.unpack.$$
   say upload "$place"
   IFS= read -r packed
@@ -84,24 +78,40 @@ if [ -z "$agent" ] && [ -n "$place" ]; then
   else
     why=$( { dd bs=1 count=@UNPACKER@ of="$unpack" 2>/dev/null && chmod 700 "$unpack"; } 2>&1 )
   fi
-  if [ $? -ne 0 ]; then
-    say failed $why
-  else
+  if [ $? -eq 0 ]; then
     say unpack
     if why=$("$unpack" "$place/$name" "$packed" @SIZE@ 2>&1); then
       if build=$("$place/$name" verify @SHA@ 2>&1); then
         agent=$place/$name
-        find "$place" -name 'flotilla-agent-*' -mtime +60 -exec rm -f {} \; 2>/dev/null
+        find "$place"/flotilla-agent-* -prune -type f -mtime +60 -exec rm -f {} \; 2>/dev/null
       else
         rm -f "$place/$name"
-        say failed the agent does not run there: $build
+        why="the agent does not run there: $build"
       fi
-    else
-      say failed $why
     fi
   fi
   rm -f "$unpack"
-fi
+  if [ -z "$agent" ]; then
+    say failed $why
+    # What was under way for this place ends with that line; nothing follows it until it is asked for.
+    sed -n '/^@NONCE@ next$/q'
+  fi
+}
+each_place() {
+  [ -z "$scratch" ] || "$1" "$scratch/flotilla"
+  [ -z "$HOME" ] || [ "$HOME" = / ] || "$1" "$HOME/.cache/flotilla"
+  "$1" "/tmp/flotilla-$uid"
+  [ ! -d /dev/shm ] || "$1" "/dev/shm/flotilla-$uid"
+}
+case $machine in
+  @MACHINES@)
+    scratch=@SCRATCH@
+    case $scratch in '~') scratch=$HOME;; '~/'*) scratch=$HOME/${scratch#??};; esac
+    each_place consider
+    each_place bring
+    ;;
+esac
+
 [ -z "$agent" ] || say agent "$agent" "$build"
 say end
 [ -z "$agent" ] || exec "$agent" connect --instance @INSTANCE@
@@ -142,8 +152,6 @@ std::string sh_quote(std::string_view text) {
 
 std::string build_bootstrap_script(const BootstrapRequest& request) {
   std::string script(script_text);
-  std::string refused;
-  for (const auto& each : request.refused) refused += (refused.empty() ? "" : " ") + sh_quote(each);
   // What the user wrote comes last, so that it is never searched for the others.
   replace_all(script, "@NONCE@", request.nonce);
   replace_all(script, "@SHA@", request.agent.sha256);
@@ -151,10 +159,7 @@ std::string build_bootstrap_script(const BootstrapRequest& request) {
   replace_all(script, "@UNPACKER@", std::to_string(request.agent.unpacker_size));
   replace_all(script, "@SIZE@", std::to_string(request.agent.size));
   replace_all(script, "@INSTANCE@", request.instance);
-  const std::string refused_mark = "@REFUSED@", scratch_mark = "@SCRATCH@";
-  const auto refused_at = script.find(refused_mark), scratch_at = script.find(scratch_mark);
-  script.replace(scratch_at, scratch_mark.size(), sh_quote(request.scratch_dir));  // stands behind the other
-  script.replace(refused_at, refused_mark.size(), refused.empty() ? "''" : refused);
+  replace_all(script, "@SCRATCH@", sh_quote(request.scratch_dir));
   return script;
 }
 
@@ -186,9 +191,14 @@ bool parse_bootstrap_line(BootstrapAnswer& answer, const std::string& nonce, std
   else if (key == "upload") {
     answer.upload_to = rest;
     answer.ready_for_unpacker = true;
+    answer.ready_for_agent = false;
+    answer.failure.clear();
   } else if (key == "unpack") answer.ready_for_agent = true;
-  else if (key == "failed") answer.failure = rest.empty() ? "the upload failed" : std::string(rest);
-  else if (key == "agent") {
+  else if (key == "failed") {
+    answer.failure = rest.empty() ? "the upload failed" : std::string(rest);
+    answer.ready_for_unpacker = false;
+    answer.refused.push_back({answer.upload_to, answer.failure});
+  } else if (key == "agent") {
     // PATH intact BUILD: a path may have blanks, what `verify` says has none before its own.
     const auto said = rest.rfind(" intact ");
     answer.agent = rest.substr(0, said);
@@ -238,14 +248,15 @@ Status check_machine(const BootstrapAnswer& answer, const AgentDescription& agen
   return {};
 }
 
-Error no_place_error(const BootstrapAnswer& answer, const std::string& resource, const std::vector<RefusedPlace>& earlier) {
+std::string build_next_place_line(const std::string& nonce) { return "\n" + nonce + " next\n"; }
+
+Error no_place_error(const BootstrapAnswer& answer, const std::string& resource) {
   Error error{Code::failed_precondition,
               "no place for the agent on resource " + resource,
               "free some space there, or name a directory with room where programs may run as the resource's scratch_dir",
               Retry::no,
               {}};
-  for (const auto* list : {&earlier, &answer.refused})
-    for (const auto& each : *list) error.faults.push_back(each.directory + ": " + each.reason);
+  for (const auto& each : answer.refused) error.faults.push_back(each.directory + ": " + each.reason);
   return error;
 }
 

@@ -8,6 +8,8 @@
 //   size of the packed agent, newline,
 //   unpacker (as it is) ->    <- unpack
 //   packed agent ->           <- agent
+//                             <- failed REASON       (at any point of the upload)
+//   next ->                   <- upload NEXT PLACE   (until the agent is there or no place is left)
 //                             <- end
 // then the script becomes `flotilla-agent connect`, or ends where there is no agent.
 #pragma once
@@ -34,10 +36,9 @@ struct AgentDescription {
 
 struct BootstrapRequest {
   AgentDescription agent;
-  std::string nonce;                 // hex; begins each line of the answer, so that a talkative login does no harm
-  std::string scratch_dir;           // empty: none; a leading "~/" is the home directory there
-  std::vector<std::string> refused;  // places that were tried in vain before
-  std::string instance;              // hex
+  std::string nonce;        // hex; begins each line of the answer, so that a talkative login does no harm
+  std::string scratch_dir;  // empty: none; a leading "~/" is the home directory there
+  std::string instance;     // hex
 };
 
 std::string build_bootstrap_script(const BootstrapRequest& request);
@@ -56,21 +57,24 @@ struct BootstrapAnswer {
   bool greeted = false;
   std::string system, machine, node, home;
   std::int64_t uid = -1;
-  std::int64_t time_s = 0;    // of the clock there, seconds since 1970
-  std::vector<Place> places;  // usable, in order
-  std::vector<RefusedPlace> refused;
-  bool damaged = false;   // an agent was there, damaged, and was removed
-  std::string upload_to;  // the place that waits for the agent
+  std::int64_t time_s = 0;            // of the clock there, seconds since 1970
+  std::vector<Place> places;          // usable, in order
+  std::vector<RefusedPlace> refused;  // also those that did not take the agent
+  bool damaged = false;               // an agent was there, damaged, and was removed
+  std::string upload_to;              // the place that waits for the agent
   bool ready_for_unpacker = false, ready_for_agent = false;
   std::string agent;  // path of the verified agent
   std::string agent_build;
-  std::string failure;  // the upload failed, in the place upload_to
+  std::string failure;  // the upload to upload_to failed; the next one begins without
   bool ended = false;
   std::vector<std::string> noise;  // lines that are not ours (a login that talks); the first few
 };
 
 // Takes one line (without its newline). Returns false for a line that is not ours.
 bool parse_bootstrap_line(BootstrapAnswer& answer, const std::string& nonce, std::string_view line);
+
+// Answers "failed": whatever was sent of the agent ends here.
+std::string build_next_place_line(const std::string& nonce);
 
 // "x86_64" for what `uname -m` may call it; unknown names come back as they are.
 std::string normal_machine(const std::string& name);
@@ -81,6 +85,6 @@ std::string machine_of_elf(std::string_view head);
 // An error if the agent cannot run there, naming both.
 Status check_machine(const BootstrapAnswer& answer, const AgentDescription& agent, const std::string& resource);
 // All places were refused: names each with its reason.
-Error no_place_error(const BootstrapAnswer& answer, const std::string& resource, const std::vector<RefusedPlace>& earlier);
+Error no_place_error(const BootstrapAnswer& answer, const std::string& resource);
 
 }  // namespace flotilla::daemon

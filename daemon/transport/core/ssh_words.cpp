@@ -85,6 +85,11 @@ SshVerdict judge_ssh_failure(const std::string& output, const std::string& place
           {Code::unavailable, "ssh to " + place + " failed" + (said.empty() ? "" : ": " + said), "try it by hand: ssh -v", Retry::yes, {}}};
 }
 
+bool says_forwarding_forbidden(const std::string& output) {
+  // The second is what OpenSSH's sshd makes of a unix socket that it does not forward to (and of one that is not there).
+  return has(output, "open failed: administratively prohibited") || has(output, "open failed: connect failed: open failed");
+}
+
 v1::Prompt parse_ssh_question(const std::string& kind, const std::string& text, const std::string& resource) {
   v1::Prompt prompt;
   prompt.set_resource(resource);

@@ -20,6 +20,9 @@ std::string accept_key_hint(const std::string& resource);
 // `output`: what it wrote on stderr before it ended. `place`: "hpc1 (alice@login.example)", for the message.
 SshVerdict judge_ssh_failure(const std::string& output, const std::string& place, const std::string& resource);
 
+// `output`: of an ssh that has opened forwarded connections. Does the other side forbid them?
+bool says_forwarding_forbidden(const std::string& output);
+
 // A question that came through SSH_ASKPASS. `kind`: $SSH_ASKPASS_PROMPT ("", "confirm", "none").
 v1::Prompt parse_ssh_question(const std::string& kind, const std::string& text, const std::string& resource);
 

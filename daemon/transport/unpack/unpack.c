@@ -91,8 +91,8 @@ int main(int argc, char** argv) {
         done += (size_t)put;
         written += (unsigned long long)put;
       }
-      // A full buffer: more may wait inside.
-      if (input.pos == input.size && output.pos < output.size) break;
+      // A full buffer: more may wait inside, unless that was the end (another call would ask for a next frame).
+      if (state == 0 || (input.pos == input.size && output.pos < output.size)) break;
     }
   }
   if (state != 0 || written != size) return fail("what arrived is damaged", "it has the wrong size");

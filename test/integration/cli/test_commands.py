@@ -679,3 +679,23 @@ def test_output_waits_while_the_disk_is_full(own_cli):
         assert own_cli.job(long)["state"] == "finished"
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_large_input_file_passes_through_the_daemon_in_pieces(own_cli):
+    size = 400 << 20
+    with open(own_cli.work / "large", "wb") as file:
+        file.truncate(size)  # holes: reads as zeros, and takes no disk here
+    assert own_cli.run("run", "-f", "large", "--", "sh", "-c", "wc -c < large").out.split() == [str(size)]
+    # The same content again needs no transfer: another one, with the daemon's high-water mark set anew.
+    with open(own_cli.work / "large", "r+b") as file:
+        file.write(b"other")
+    pid = own_cli.daemon_pid()
+    own_cli.run("run", "--", "true")
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def megabytes(field):
+        return int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field)).split()[1]) >> 10
+
+    before = megabytes("VmRSS:")
+    own_cli.run("run", "-f", "large", "--", "sh", "-c", "head -c 5 large")
+    assert megabytes("VmHWM:") - before < 100

@@ -192,6 +192,34 @@ TEST_CASE("where forwarding is forbidden the link carries the bytes") {
   }
 }
 
+TEST_CASE("one channel that ended early does not stand for all of them") {
+  for (const std::string transport : {"libssh", "openssh"}) {
+    DYNAMIC_SECTION(transport) {
+      Home home;
+      Machine machine(home);
+      Side side(home);
+      int frames = 0;
+      side.channels->send_frame = [&](std::uint64_t, v1::Frame frame) {
+        frames += frame.has_channel_data();
+        frame.set_peer("1.0");
+        side.connection->send(std::move(frame));
+      };
+      std::uint32_t epoch = 1;
+      side.channels->on_broken = [&](std::uint64_t number) { open(side, number, ++epoch); };
+      auto config = side.config(machine, transport);
+      (*config.spec.mutable_env())["FAKE"] = "drop-first";
+      side.connect(config);
+      REQUIRE(side.until_connected());
+      Client client(side, 1);
+      open(side, 1, epoch);
+      CHECK(in_thread(side, [&] { return echo(client, 100'000); }));
+      CHECK(epoch == 2);
+      CHECK(frames == 0);
+      side.channels->remove(1);
+    }
+  }
+}
+
 TEST_CASE("a client that goes is told, and a removed channel ends its client") {
   Home home;
   Machine machine(home);

@@ -1,6 +1,7 @@
 // A connection from nothing to its end: the agent brought there, the hub started, the link, and all gone afterwards.
 #include <arpa/inet.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 
 #include <fstream>
@@ -23,6 +24,25 @@ bool ping_pong(Side& side) {
     return false;
   });
 }
+
+// The pretender, of at least this size.
+fs::path large_agent(const Home& home, std::uintmax_t bytes) {
+  const auto file = home.path / "agent";
+  fs::copy_file(FLOTILLA_FAKE_AGENT, file, fs::copy_options::overwrite_existing);
+  if (fs::file_size(file) < bytes) fs::resize_file(file, bytes);
+  return file;
+}
+
+class SmallDisk {
+ public:
+  SmallDisk(fs::path at, std::size_t bytes) : at_(std::move(at)) {
+    REQUIRE(mount("tmpfs", at_.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, ("mode=700,size=" + std::to_string(bytes)).c_str()) == 0);
+  }
+  ~SmallDisk() { umount2(at_.c_str(), MNT_DETACH); }
+
+ private:
+  fs::path at_;
+};
 
 }  // namespace
 
@@ -66,6 +86,7 @@ TEST_CASE("the packed agent is kept, and what is kept is used") {
   Machine machine(home);
   Side side(home);
   auto config = side.config(machine);
+  config.agent = FLOTILLA_FAKE_AGENT;  // nothing packed beside it
   const auto description = describe_agent(config.agent);
   REQUIRE(description);
   const auto cache = home.path / "cache";
@@ -104,7 +125,7 @@ TEST_CASE("the agent of this build, packed, goes to a hub of its own and back") 
   Machine machine(home);
   Side side(home);
   auto config = side.config(machine);
-  config.agent = FLOTILLA_AGENT;
+  config.agent = packed_beside(FLOTILLA_AGENT);
   config.hub_id = "hub-" + random_hex(4);
   const auto ca = tls::make_ca(config.instance, wall_ms());
   REQUIRE(ca);
@@ -158,18 +179,117 @@ TEST_CASE("a hub that does not start is explained") {
   CHECK(error.code == Code::permission_denied);
 }
 
-TEST_CASE("a place without room is named, and the next one is taken") {
+TEST_CASE("places that do not take the agent are named, each with its reason") {
+  constexpr std::uintmax_t limit_kib = 4096;
+  for (const std::string transport : {"libssh", "openssh"}) {
+    DYNAMIC_SECTION(transport) {
+      Home home;
+      const auto far_home = home.path / "far";
+      // The unit of bash's ulimit -f is 1 KiB.
+      Machine machine(home, "ForceCommand ulimit -f " + std::to_string(limit_kib) +
+                                "; eval \"$SSH_ORIGINAL_COMMAND\"\nSetEnv HOME=" + far_home.string() + "\n");
+      Side side(home);
+      auto config = side.config(machine, transport);
+      config.agent = large_agent(home, (limit_kib + 1024) << 10);
+      side.connect(config);
+      REQUIRE(side.until([&] { return side.ended || side.hello; }));
+      REQUIRE_FALSE(side.hello);
+      INFO(side.ended->text());
+      CHECK(side.ended->code == Code::failed_precondition);
+      REQUIRE(side.ended->faults.size() >= 3);
+      CHECK_THAT(side.ended->faults[0], Catch::Contains(machine.scratch().string()));
+      CHECK_THAT(side.ended->faults[1], Catch::Contains(far_home.string()));
+      for (const auto& fault : side.ended->faults) CHECK_THAT(fault, Catch::Contains("not be this large"));
+      CHECK(files_in(machine.scratch()).empty());
+      CHECK(files_in(far_home).empty());
+    }
+  }
+  finish_packing();
+}
+
+TEST_CASE("a place without room is left, and the next one is taken in the same conversation") {
+  for (const std::string transport : {"libssh", "openssh"}) {
+    DYNAMIC_SECTION(transport) {
+      Home home;
+      const auto far_home = home.path / "far";
+      Machine machine(home, "SetEnv HOME=" + far_home.string() + "\n");
+      // Room for what unpacks the agent, not for the agent.
+      const SmallDisk disk(machine.scratch(), unpacker().size() + (1u << 20));
+      Side side(home);
+      auto config = side.config(machine, transport);
+      config.agent = large_agent(home, 16u << 20);
+      side.connect(config);
+      REQUIRE(side.until_connected());
+      CHECK(ping_pong(side));
+      CHECK(files_in(machine.scratch()).empty());
+      const auto files = files_in(far_home);
+      REQUIRE(files.size() == 1);
+      CHECK(files[0].parent_path() == far_home / ".cache" / "flotilla");
+      CHECK(machine.connections().size() == 1);
+      side.end_hub();
+    }
+  }
+  finish_packing();
+}
+
+TEST_CASE("an upload clears away old agents, and nothing that only looks like one") {
   Home home;
-  Machine machine(home, "ForceCommand ulimit -f 4096; eval \"$SSH_ORIGINAL_COMMAND\"\n");  // of 512 bytes: 2 MiB
+  Machine machine(home);
   Side side(home);
   auto config = side.config(machine);
+  const auto place = machine.scratch() / "flotilla";
+  const auto notes = place / "pilots" / "1.0" / "flotilla-agent-notes.txt", old = place / "flotilla-agent-0123",
+             recent = place / "flotilla-agent-4567";
+  for (const auto& each : {notes, old, recent}) {
+    fs::create_directories(each.parent_path());
+    std::ofstream(each) << "text\n";
+    if (each != recent) fs::last_write_time(each, fs::file_time_type::clock::now() - 24h * 100);
+  }
+  fs::permissions(place, fs::perms::owner_all);
   side.connect(config);
-  REQUIRE(side.until([&] { return side.ended.has_value(); }, 60s));
-  CHECK(side.ended->code == Code::failed_precondition);
-  REQUIRE(side.ended->faults.size() >= 2);
-  CHECK_THAT(side.ended->faults[0], Catch::Contains(machine.scratch().string()));
-  CHECK_THAT(side.ended->faults[0], Catch::Contains("not be this large"));
-  CHECK(files_in(machine.scratch()).empty());
+  REQUIRE(side.until_connected());
+  CHECK(fs::exists(notes));
+  CHECK(fs::exists(recent));
+  CHECK_FALSE(fs::exists(old));
+  side.end_hub();
+}
+
+TEST_CASE("a hub that dies is replaced in the login that is there") {
+  Home home;
+  Machine machine(home);
+  Side side(home);
+  side.starts_hubs_again = true;
+  auto config = side.config(machine);
+  side.connect(config);
+  REQUIRE(side.until_connected());
+  const auto login = machine.connections();
+  for (int round = 1; round <= 2; ++round) {
+    const auto pid = side.hello->pid();
+    kill(static_cast<pid_t>(pid), SIGKILL);
+    REQUIRE(side.until([&] { return side.losses == round; }));
+    REQUIRE(side.until_connected());
+    CHECK(side.hello->pid() != pid);
+    CHECK(ping_pong(side));
+  }
+  CHECK(machine.connections() == login);
+  // One that dies again and again is not: whoever tries again takes his time.
+  kill(static_cast<pid_t>(side.hello->pid()), SIGKILL);
+  REQUIRE(side.until([&] { return side.ended.has_value(); }));
+  CHECK(side.ended->retry == Retry::yes);
+  CHECK(side.losses == 2);
+
+  // The end that it was told of is the connection's.
+  side.connect(config);
+  REQUIRE(side.until_connected());
+  side.end_hub();
+  CHECK(side.ended);
+  CHECK(side.losses == 0);
+  // So is the end of the login.
+  side.connect(config);
+  REQUIRE(side.until_connected());
+  machine.end_connections();
+  REQUIRE(side.until([&] { return side.ended.has_value(); }));
+  CHECK(side.losses == 0);
 }
 
 TEST_CASE("an account that runs no commands is told as what it is") {
@@ -231,6 +351,19 @@ TEST_CASE("threads and descriptors come back, wherever a connection is dropped")
     CHECK(side.until([&] { return machine.connections().empty(); }, 10s));
     CHECK(files_in(home.path / "run").empty());
   }
+}
+
+TEST_CASE("a program that ~/.ssh/config goes through is heard when it fails") {
+  Home home;
+  Machine machine(home);
+  std::ofstream(home.path / ".ssh" / "config") << "Host hpc1\n  ProxyCommand sh -c 'echo no way through the wall >&2; exit 3'\n";
+  Side side(home);
+  auto config = side.config(machine);
+  config.spec.set_location("root@hpc1");
+  side.connect(config);
+  REQUIRE(side.until([&] { return side.ended.has_value(); }));
+  CHECK_THAT(side.ended->message, Catch::Contains("no way through the wall"));
+  CHECK(side.ended->retry == Retry::yes);
 }
 
 TEST_CASE("what cannot be reached is told with its reason") {

@@ -1,6 +1,6 @@
 // A pretender of flotilla-agent for the transport's tests. `connect` is connector and hub in one process: it says hello, answers pings,
 // echoes what comes on channels (over its channel socket, or as frames), and ends with EndHub or its stdin. What it is
-// told in HubStart.env: FAKE=refuse|silent|stranger|crash.
+// told in HubStart.env: FAKE=refuse|silent|stranger|crash|drop-first (closes the first channel's connection).
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -171,6 +171,7 @@ int connect_part() {
     return echo;
   };
   std::thread([&] {
+    if (fake == "drop-first") close(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     for (;;) {
       const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
       if (fd < 0) return;

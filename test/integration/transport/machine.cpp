@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <cstdlib>
@@ -171,7 +172,7 @@ HubConnectionConfig Side::config(const Machine& machine, const std::string& tran
   config.spec.set_scratch_dir(machine.scratch().string());
   if (transport == "openssh") (*config.spec.mutable_options())["ssh_config"] = home.ssh_config();
   config.instance = random_bytes(16);
-  config.agent = FLOTILLA_FAKE_AGENT;
+  config.agent = packed_beside(FLOTILLA_FAKE_AGENT);
   config.state_dir = home.path / "state";
   fs::create_directories(config.state_dir);
   config.hub_id = "hub1";
@@ -183,7 +184,7 @@ HubConnection& Side::connect(HubConnectionConfig config) {
   ended.reset();
   states.clear();
   frames.clear();
-  ends = 0;
+  ends = losses = 0;
   HubConnectionEvents events;
   events.on_state = [this](v1::HubState state, std::string message, double) { states.emplace_back(state, std::move(message)); };
   events.on_connected = [this](const v1::Hello& from) { hello = from; };
@@ -197,6 +198,11 @@ HubConnection& Side::connect(HubConnectionConfig config) {
     ended = error;
     ++ends;
   };
+  if (starts_hubs_again)
+    events.on_hub_lost = [this](const Error&) {
+      hello.reset();
+      ++losses;
+    };
   connection.reset();
   connection = make_hub_connection(services(), std::move(config), std::move(events));
   connection->start();
@@ -217,6 +223,32 @@ bool Side::saw(v1::HubState state) const {
   for (const auto& [each, message] : states)
     if (each == state) return true;
   return false;
+}
+
+fs::path packed_beside(const fs::path& program) {
+  struct Folder {
+    Folder() {
+      std::string pattern = "/tmp/fl-agents-XXXXXX";
+      REQUIRE(mkdtemp(pattern.data()));
+      path = pattern;
+    }
+    ~Folder() {
+      std::error_code ignored;
+      fs::remove_all(path, ignored);
+    }
+    fs::path path;
+  };
+  static const Folder folder;
+  const auto copy = folder.path / program.filename();
+  if (fs::exists(copy)) return copy;
+  fs::copy_file(program, copy);
+  const auto data = text_of(program);
+  std::string packed(ZSTD_compressBound(data.size()), '\0');
+  const auto size = ZSTD_compress(packed.data(), packed.size(), data.data(), data.size(), 1);
+  REQUIRE_FALSE(ZSTD_isError(size));
+  packed.resize(size);
+  put(copy.string() + ".zst", packed);
+  return copy;
 }
 
 std::vector<fs::path> files_in(const fs::path& folder) {

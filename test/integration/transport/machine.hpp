@@ -102,10 +102,14 @@ class Side {
   std::optional<v1::Hello> hello;
   std::optional<Error> ended;
   int ends = 0;
+  bool starts_hubs_again = false;  // in the login that is there; `hello` is empty meanwhile
+  int losses = 0;
   std::unique_ptr<HubConnection> connection;
   bool saw(v1::HubState state) const;
 };
 
+// The program with its packed form beside it, as an installation has it: packing it thoroughly for each test would take longer than the test.
+fs::path packed_beside(const fs::path& program);
 // The files in a folder and below; none where there is no folder.
 std::vector<fs::path> files_in(const fs::path& folder);
 int open_fds();

@@ -2,6 +2,10 @@
 #include <map>
 
 #include "daemon/transport/agent_package.hpp"
+#include "proto/base/clock.hpp"
+#include "proto/base/paths.hpp"
+#include "proto/base/random.hpp"
+#include "proto/tls/certificate.hpp"
 #include "test/integration/transport/machine.hpp"
 
 namespace {
@@ -47,6 +51,46 @@ TEST_CASE("all is well: each step says so, and nothing stays") {
       CHECK(side.until([&] { return machine.connections().empty(); }, 5s));
     }
   }
+  finish_packing();
+}
+
+TEST_CASE("the test of a resource does not touch the hub that serves it") {
+  Home home;
+  Machine machine(home);
+  Side side(home);
+  auto config = side.config(machine);
+  config.agent = packed_beside(FLOTILLA_AGENT);
+  config.hub_id = "hub-" + random_hex(4);
+  config.instance = random_bytes(16);
+  const auto ca = tls::make_ca(config.instance, wall_ms());
+  REQUIRE(ca);
+  const auto hub = tls::issue_intermediate(*ca, config.hub_id, wall_ms());
+  REQUIRE(hub);
+  config.tls_ca = ca->chain;
+  config.tls_chain = hub->chain;
+  config.tls_key = hub->key;
+  const auto all_ok = [&](Outcome outcome) {
+    REQUIRE(outcome.done);
+    for (const auto& name : names) {
+      INFO(name << ": " << outcome.last[name].message());
+      CHECK(outcome.last[name].status() == v1::TestStep::OK);
+    }
+  };
+  // Where there is none, nothing stays.
+  all_ok(test(side, config));
+  CHECK(fs::is_empty(machine.scratch()));
+
+  side.connect(config);
+  REQUIRE(side.until_connected());
+  const auto place = machine.scratch() / "flotilla";
+  const auto state = place / "hubs" / (config.hub_id + ".json");
+  const auto before = read_file(state);
+  REQUIRE(before);
+  const auto files = files_in(place);
+  all_ok(test(side, config));
+  CHECK(read_file(state).value_or("gone") == *before);
+  CHECK(files_in(place) == files);
+  side.end_hub();
   finish_packing();
 }
 

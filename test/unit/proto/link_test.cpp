@@ -129,6 +129,44 @@ TEST_CASE("a slow owner does not make the memory grow") {
   REQUIRE(run_until(upper_io, [&] { return received == (64u << 20); }));
 }
 
+TEST_CASE("who sends bulk is told when there is room again, at either side") {
+  const bool down = GENERATE(false, true);
+  CAPTURE(down);
+  boost::asio::io_context upper_io, lower_io;
+  Pair pair;
+  std::size_t received = 0, sent = 0, most = 0;
+  int rooms = 0;
+  v1::Frame frame;
+  frame.mutable_output_data()->set_data(std::string(256 << 10, 'x'));
+  constexpr std::size_t total = 64u << 20;
+  const auto pump = [&](const link::LinkPtr& link) {
+    while (sent < total && link->queued_bytes() < link::room_bytes) {
+      link->send(frame);
+      sent += 256 << 10;
+      most = std::max(most, link->queued_bytes());
+    }
+  };
+  link::Handlers sender, reader;
+  sender.on_room = [&](const link::LinkPtr& link) {
+    ++rooms;
+    pump(link);
+  };
+  reader.on_frame = [&](const link::LinkPtr&, v1::Frame f) { received += f.output_data().data().size(); };
+  link::Handlers upper = down ? sender : reader;
+  if (down) upper.on_open = pump;
+  link::Server server(upper_io, std::move(upper), link::keepalive_remote);
+  server.add_fd(std::move(pair.upper_fd));
+  auto lower = link::connect_fd(lower_io, std::move(pair.lower_fd), down ? reader : sender, link::keepalive_remote);
+  if (!down) pump(lower);
+  REQUIRE(run_until(upper_io, [&] {
+    lower_io.restart();
+    lower_io.poll();
+    return received == total;
+  }));
+  CHECK(rooms > 10);
+  CHECK(most < link::room_bytes + (512 << 10));
+}
+
 TEST_CASE("links that break at any moment, with frames under way in both directions, end cleanly") {
   boost::asio::io_context io;
   int closed = 0, opened = 0;

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -58,6 +59,47 @@ std::string run_script(const Folder& folder, const std::string& script, const st
   text << std::ifstream(out).rdbuf();
   return text.str();
 }
+
+// The same, spoken with.
+class Shell {
+ public:
+  Shell(const Folder& folder, const std::string& path_prefix) {
+    int pair[2];
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    fd_ = pair[0];
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, pair[1], 0);
+    posix_spawn_file_actions_adddup2(&actions, pair[1], 1);
+    const std::string home = "HOME=" + (folder.path / "home").string(), path = "PATH=" + path_prefix + ":/usr/bin:/bin";
+    char* argv[] = {const_cast<char*>("sh"), nullptr};
+    char* env[] = {const_cast<char*>(home.c_str()), const_cast<char*>(path.c_str()), nullptr};
+    REQUIRE(posix_spawn(&pid_, "/bin/sh", &actions, nullptr, argv, env) == 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(pair[1]);
+  }
+  ~Shell() {
+    close(fd_);
+    waitpid(pid_, nullptr, 0);
+  }
+  void write(const std::string& text) const {
+    for (std::size_t done = 0; done < text.size();) {
+      const auto count = send(fd_, text.data() + done, text.size() - done, MSG_NOSIGNAL);
+      REQUIRE(count > 0);
+      done += static_cast<std::size_t>(count);
+    }
+  }
+  std::optional<std::string> read_line() const {
+    std::string line;
+    for (char byte; recv(fd_, &byte, 1, 0) == 1; line += byte)
+      if (byte == '\n') return line;
+    return std::nullopt;
+  }
+
+ private:
+  int fd_ = -1;
+  pid_t pid_ = 0;
+};
 
 BootstrapAnswer parse(const std::string& nonce, const std::string& text) {
   BootstrapAnswer answer;
@@ -133,8 +175,8 @@ TEST_CASE("a damaged agent is removed and the place asks for another") {
   const auto answer = parse(request.nonce, run_script(folder, build_bootstrap_script(request), fake_uname(folder, "x86_64")));
   CHECK(answer.damaged);
   CHECK_FALSE(fs::exists(agent));
-  CHECK(answer.upload_to == (folder.path / "scratch" / "flotilla").string());
-  CHECK_FALSE(answer.failure.empty());  // nothing was sent to it
+  REQUIRE_FALSE(answer.refused.empty());
+  CHECK(answer.refused[0].directory == (folder.path / "scratch" / "flotilla").string());  // nothing was sent to it
   CHECK(answer.agent.empty());
 }
 
@@ -147,17 +189,48 @@ TEST_CASE("places that cannot be used are named with their reason, and the next 
   REQUIRE_FALSE(answer.refused.empty());
   CHECK(answer.refused[0].directory == (folder.path / "scratch" / "flotilla").string());
   CHECK_FALSE(answer.refused[0].reason.empty());
-  CHECK(answer.upload_to == (folder.path / "home" / ".cache" / "flotilla").string());
+  REQUIRE(answer.refused.size() >= 2);
+  CHECK(answer.refused[1].directory == (folder.path / "home" / ".cache" / "flotilla").string());
 }
 
-TEST_CASE("a place that was refused before is not tried again") {
+TEST_CASE("a place that does not take the agent is followed by the next, whatever was under way") {
   Folder folder;
   auto request = request_for(folder);
-  request.refused = {(folder.path / "scratch" / "flotilla").string(), "/it's/nowhere"};
-  request.agent.unpacker_size = 0;
-  const auto answer = parse(request.nonce, run_script(folder, build_bootstrap_script(request), fake_uname(folder, "x86_64")));
+  // The pretended unpacker fails in the first place without having read all; the rest must not be taken for the second one's.
+  const std::string unpack =
+      "#!/bin/sh\ncase $1 in */scratch/*) head -c 3 >/dev/null; echo no room; exit 1;; esac\nhead -c \"$2\" > \"$1\"\nchmod 700 \"$1\"\n";
+  request.agent.unpacker_size = unpack.size();
+  const std::string agent = fake_agent;
+  const auto upload = std::to_string(agent.size()) + "\n" + unpack + agent;
+  std::string binary(100'000, '\0');
+  for (std::size_t i = 0; i < binary.size(); ++i) binary[i] = static_cast<char>(i * 7919 >> 3);
+  Shell shell(folder, fake_uname(folder, "x86_64"));
+  shell.write(build_bootstrap_script(request));
+  BootstrapAnswer answer;
+  const auto until = [&](auto&& done) {
+    while (!done()) {
+      const auto line = shell.read_line();
+      REQUIRE(line);
+      parse_bootstrap_line(answer, request.nonce, *line);
+    }
+  };
+  until([&] { return answer.ready_for_unpacker; });
+  CHECK(answer.upload_to == (folder.path / "scratch" / "flotilla").string());
+  shell.write(upload + binary + "\n" + binary);
+  until([&] { return !answer.failure.empty(); });
+  CHECK(answer.failure == "no room");
+  CHECK_FALSE(answer.ready_for_unpacker);
+  shell.write(build_next_place_line(request.nonce));
+  until([&] { return answer.ready_for_unpacker || answer.ended; });
   CHECK(answer.upload_to == (folder.path / "home" / ".cache" / "flotilla").string());
-  CHECK_FALSE(fs::exists(folder.path / "scratch"));
+  CHECK(answer.failure.empty());
+  shell.write(upload);
+  until([&] { return answer.ended; });
+  CHECK(answer.agent == (folder.path / "home" / ".cache" / "flotilla" / ("flotilla-agent-" + request.agent.sha256)).string());
+  REQUIRE(answer.refused.size() == 1);
+  CHECK(answer.refused[0].directory == (folder.path / "scratch" / "flotilla").string());
+  CHECK(answer.refused[0].reason == "no room");
+  CHECK(shell.read_line() == "connected connect --instance " + request.instance);
 }
 
 TEST_CASE("a scratch directory may begin with ~ and have blanks and quotes") {
@@ -174,7 +247,7 @@ TEST_CASE("what a user writes is never run by the shell") {
   Folder folder;
   auto request = request_for(folder);
   const auto trap = folder.path / "trapped";
-  request.scratch_dir = (folder.path / "x").string() + "';touch " + trap.string() + ";'$(touch " + trap.string() + ")@REFUSED@";
+  request.scratch_dir = (folder.path / "x").string() + "';touch " + trap.string() + ";'$(touch " + trap.string() + ")@NONCE@";
   request.agent.unpacker_size = 0;
   run_script(folder, build_bootstrap_script(request), fake_uname(folder, "x86_64"));
   CHECK_FALSE(fs::exists(trap));
@@ -219,13 +292,13 @@ TEST_CASE("answers that were recorded elsewhere are understood") {
             "flotilla-77 place 65536 /dev/shm/flotilla-1000\nflotilla-77 upload /dev/shm/flotilla-1000\nflotilla-77 unpack\n"
             "flotilla-77 failed cannot write: no space is left on the device\nflotilla-77 end\n");
   CHECK(answer.uid == 1000);
-  CHECK(answer.refused.size() == 2);
+  CHECK(answer.refused.size() == 3);
   CHECK_THAT(answer.refused[0].reason, Catch::Contains("quota"));
   CHECK(answer.places.at(0).free_kib == 65536);
-  CHECK(answer.ready_for_unpacker);
+  CHECK_FALSE(answer.ready_for_unpacker);
   CHECK(answer.ready_for_agent);
   CHECK(answer.failure == "cannot write: no space is left on the device");
-  const auto error = no_place_error(answer, "alp", {{"/scratch/flotilla", "the disk quota is used up"}});
+  const auto error = no_place_error(answer, "alp");
   CHECK(error.faults.size() == 3);
   CHECK(check_machine(answer, {"x86_64", "", 0, 0}, "alp"));
 }

@@ -156,3 +156,11 @@ TEST_CASE("questions of ssh become prompts of the right kind") {
   prompt = parse_ssh_question("confirm", "Allow use of key?", "hpc1");
   CHECK(prompt.kind() == v1::PROMPT_TEXT);
 }
+
+TEST_CASE("what ssh says of a refused forwarding is told from other failures") {
+  // Recorded with OpenSSH 9.2: AllowStreamLocalForwarding no; AllowTcpForwarding no; a port where nobody listens.
+  CHECK(says_forwarding_forbidden("channel 3: open failed: connect failed: open failed\r\n"));
+  CHECK(says_forwarding_forbidden("Warning: ...\r\nchannel 2: open failed: administratively prohibited: open failed\r\n"));
+  CHECK_FALSE(says_forwarding_forbidden("channel 2: open failed: connect failed: Connection refused\r\n"));
+  CHECK_FALSE(says_forwarding_forbidden(""));
+}
