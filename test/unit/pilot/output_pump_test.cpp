@@ -88,13 +88,13 @@ TEST_CASE("on a full disk output goes on as it is taken, in steps") {
   stream.fill();
   for (int round = 0; round < 20; ++round) {
     const auto before = stream.got.size();
-    stream.pump->on_window(before / window_step * window_step, credit);
+    stream.pump->on_window(before / window_step * window_step, credit, false);
     stream.fill();
     CHECK(stream.got.size() > before);
   }
   stream.writer.reset();
   stream.pump->finish();
-  stream.pump->on_window(stream.got.size(), credit);
+  stream.pump->on_window(stream.got.size(), credit, false);
   CHECK(stream.got == stream.written);
   CHECK(stream.eof);
 }
@@ -113,7 +113,7 @@ TEST_CASE("a disk that fills up while a file is used, and is made room on, loses
   const auto held = stream.pump->produced();
   SECTION("it is sent, and the rest fits into memory") {
     stream.pump->on_link_up(0);
-    stream.pump->on_window(stream.got.size() / window_step * window_step, credit);
+    stream.pump->on_window(stream.got.size() / window_step * window_step, credit, false);
     stream.fill();
     CHECK(stream.pump->produced() > held);
   }
@@ -128,6 +128,6 @@ TEST_CASE("a disk that fills up while a file is used, and is made room on, loses
   stream.pump->finish();
   CHECK(stream.pump->produced() == stream.written.size());
   stream.pump->on_link_up(stream.got.size());
-  for (int i = 0; i < 100 && !stream.eof; ++i) stream.pump->on_window(stream.got.size(), credit);
+  for (int i = 0; i < 100 && !stream.eof; ++i) stream.pump->on_window(stream.got.size(), credit, false);
   CHECK(stream.got == stream.written);
 }
