@@ -96,7 +96,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     else thread_.join();
   }
 
-  bool connected() const { return hello_seen_ && link_ && link_->open(); }
+  bool connected() const { return !ended_ && hello_seen_ && link_ && link_->open(); }
   bool has_room() const { return connected() && link_->queued_bytes() < link::room_bytes; }
   void send(v1::Frame frame) {
     to_end_ = to_end_ || frame.has_end_hub();
