@@ -382,16 +382,8 @@ TEST_CASE("what cannot be reached is told with its reason") {
     auto error = fail_at("root@no-such-host.invalid", transport);
     CHECK(error.code == Code::unavailable);
     CHECK_THAT(error.message, Catch::Contains("no-such-host.invalid"));
-    // Bound and not listened on: nobody else gets it meanwhile.
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    unique_fd deaf(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    socklen_t size = sizeof address;
-    REQUIRE(bind(deaf.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
-    getsockname(deaf.get(), reinterpret_cast<sockaddr*>(&address), &size);
-    const auto closed = ntohs(address.sin_port);
-    error = fail_at("root@127.0.0.1:" + std::to_string(closed), transport);
+    const DeafPort closed;
+    error = fail_at("root@127.0.0.1:" + std::to_string(closed.port), transport);
     CHECK(error.code == Code::unavailable);
     CHECK_THAT(error.message, Catch::Contains("refused"));
     CHECK(error.retry == Retry::yes);
@@ -460,9 +452,8 @@ TEST_CASE("a resource behind a gateway is reached through the gateway's connecti
 
   // Where nothing listens: told, not hung.
   std::optional<Result<unique_fd>> result;
-  Machine closed(home);
-  closed.stop();
-  first.connection->open_tcp("127.0.0.1", closed.port(), [&](Result<unique_fd> fd) { result.emplace(std::move(fd)); });
+  const DeafPort closed;
+  first.connection->open_tcp("127.0.0.1", closed.port, [&](Result<unique_fd> fd) { result.emplace(std::move(fd)); });
   if (restriction.empty()) {
     REQUIRE(first.until([&] { return result.has_value(); }));
     CHECK_FALSE(*result);

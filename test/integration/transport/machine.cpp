@@ -37,17 +37,6 @@ std::string text_of(const fs::path& file) {
   return out.str();
 }
 
-int free_port() {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  unique_fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  socklen_t size = sizeof address;
-  REQUIRE(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
-  getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size);
-  return ntohs(address.sin_port);
-}
-
 int count_entries(const char* folder) {
   int count = 0;
   for ([[maybe_unused]] const auto& each : fs::directory_iterator(folder)) ++count;
@@ -55,6 +44,16 @@ int count_entries(const char* folder) {
 }
 
 }  // namespace
+
+DeafPort::DeafPort() : fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  REQUIRE(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  port = ntohs(address.sin_port);
+}
 
 Home::Home() {
   std::string pattern = "/tmp/fl-home-XXXXXX";
@@ -86,7 +85,7 @@ Machine::Machine(const Home& home, const std::string& more) {
   REQUIRE(mkdtemp(pattern.data()));
   folder_ = pattern;
   chmod(folder_.c_str(), 0755);
-  port_ = free_port();
+  port_ = DeafPort().port;
   fs::copy_file(home.key().string() + ".pub", folder_ / "authorized_keys");
   fs::create_directories(scratch());
   fs::create_directories("/run/sshd");

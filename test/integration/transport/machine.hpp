@@ -18,6 +18,13 @@ using namespace flotilla;
 using namespace flotilla::daemon;
 using namespace std::chrono_literals;
 
+// A port of loopback that is bound and not listened on: it refuses, and nobody else gets it meanwhile.
+struct DeafPort {
+  DeafPort();
+  unique_fd fd;
+  int port = 0;
+};
+
 // A folder of the test, which is $HOME while it lives (known_hosts, keys), with FLOTILLA_RUNTIME_DIR inside.
 class Home {
  public:
