@@ -28,7 +28,9 @@ std::string inside_double(std::string_view text) {
 // own PATH: a directory or file (no link) of ours that nobody else may write. In /tmp anybody may have made it before us,
 // with a program of his in it.
 constexpr std::string_view own_function =
-    "own() { ls -ldn \"$1\" 2>/dev/null | { read -r m n o r; case $m in [d-]????-??-*) [ \"$o\" = \"$u\" ];; *) false;; esac; }; }; ";
+    "own() { ls -ldn \"$1\" 2>/dev/null | { read -r m n o r; case $m in [d-]????"
+    "-?"
+    "?-*) [ \"$o\" = \"$u\" ];; *) false;; esac; }; }; ";
 
 // Where a copy of the agent may lie, in this order: home directories may be full or noexec, /tmp too. In a variable list for sh.
 std::string copy_places(const Agent& agent) {
