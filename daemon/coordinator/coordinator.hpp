@@ -92,7 +92,7 @@ class Coordinator final : public MonitorSource {
   Core& core() { return core_; }
   Outbox& outbox() { return out_; }
   void touch();
-  // `failed`: instead, when the commit fails for now (a full disk; it is tried again). Without it `then` waits for as long.
+  // `failed`: instead, when a try to commit fails (a full disk; it is tried again). Without it `then` waits for as long.
   void after_commit(std::function<void()> then, std::function<void(const Error&)> failed = nullptr);
   void on_node_frame(NodeId from, v1::Frame frame);
   void on_log_data(const std::string& resource, const v1::LogData& data);

@@ -20,7 +20,7 @@ class OutputRetry {
  public:
   // True: it is the first refusal of this stream since it was kept last.
   bool on_refused(JobOutput output) { return refused_.insert(output).second; }
-  // `more`: something was written, so there is room again. Returns what else is to be asked for now.
+  // `more`: something was written, so there is room again. Returns what else is to be asked for.
   std::vector<JobOutput> on_kept(JobOutput output, bool more) {
     if (!refused_.erase(output) || !more) return {};
     return {refused_.begin(), refused_.end()};

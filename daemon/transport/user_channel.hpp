@@ -56,7 +56,7 @@ class UserChannel : public std::enable_shared_from_this<UserChannel> {
   void detach(ChannelWire* wire, const std::string& cause);
   bool attached(const ChannelWire* wire) const;
   int user_fd() const { return user_.get(); }  // stays open while this object lives
-  short user_events() const;                   // what to poll the user's socket for now; 0 = nothing
+  short user_events() const;                   // what the user's socket is to be polled for; 0 = nothing
   void on_user_ready(short revents);
   // Returns how much was taken; the rest is to be offered again after on_user_ready(). What comes from a displaced wire is dropped.
   std::size_t on_wire_bytes(const ChannelWire* from, std::string_view bytes);

@@ -5,6 +5,17 @@ using namespace flotilla;
 using namespace flotilla::daemon;
 using flotilla::daemon::test::Harness;
 
+// A resource with two nodes, and its hub.
+static void add_far_nodes(Harness& h) {
+  v1::ResourceSpec spec;
+  spec.set_name("far");
+  spec.set_location("me@far");
+  spec.add_hosts("node1");
+  spec.add_hosts("node2");
+  REQUIRE(h.core.add_resource(spec, false, h.now, h.out));
+  h.connect_hub("far");
+}
+
 TEST_CASE("a command from submission to its end") {
   Harness h;
   const PilotId pilot = h.running();
@@ -373,13 +384,7 @@ TEST_CASE("one host of two that is down does not stop the pilot; both do, with t
 
 TEST_CASE("after a restart a node that had failed is not waited for") {
   Harness h;
-  v1::ResourceSpec spec;
-  spec.set_name("far");
-  spec.set_location("me@far");
-  spec.add_hosts("node1");
-  spec.add_hosts("node2");
-  REQUIRE(h.core.add_resource(spec, false, h.now, h.out));
-  h.connect_hub("far");
+  add_far_nodes(h);
   const PilotId pilot = h.start("far", "far", 2, 2);
   v1::LaunchReport failed;
   failed.set_pilot(pilot.value);
@@ -403,13 +408,7 @@ TEST_CASE("after a restart a node that had failed is not waited for") {
 
 TEST_CASE("a node that was given up and comes back is there again, also after a restart") {
   Harness h;
-  v1::ResourceSpec spec;
-  spec.set_name("far");
-  spec.set_location("me@far");
-  spec.add_hosts("node1");
-  spec.add_hosts("node2");
-  REQUIRE(h.core.add_resource(spec, false, h.now, h.out));
-  h.connect_hub("far");
+  add_far_nodes(h);
   const PilotId pilot = h.start("far", "far", 2, 2);
   for (const unsigned node : {0, 1}) CHECK(h.core.on_node_joined(h.hello(pilot, 2, node), true, h.now, h.out).error().empty());
   h.core.on_node_left({pilot, 1}, "its link ended", h.now, h.out, false);

@@ -116,13 +116,13 @@ TEST_CASE("what ssh says is put to the step that failed") {
       "@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n"
       "@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\nIT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\n"
       "The fingerprint for the ED25519 key sent by the remote host is\nSHA256:h7FPwNGRLP7jSBfjRNlyZD2mE1cH9YhPIfdTPRkjVmk.\n"
-      "Please contact your system administrator.\nAdd correct host key in /root/.ssh/known_hosts to get rid of this message.\n"
-      "Offending ED25519 key in /root/.ssh/known_hosts:7\nHost key for [127.0.0.1]:2222 has changed and you have requested strict "
+      "Please contact your system administrator.\nAdd correct host key in /home/me/.ssh/known_hosts to get rid of this message.\n"
+      "Offending ED25519 key in /home/me/.ssh/known_hosts:7\nHost key for [127.0.0.1]:2222 has changed and you have requested strict "
       "checking.\n"
       "Host key verification failed.\r\n");
   CHECK(verdict.where == SshFailure::host_key);
   CHECK(verdict.error.code == Code::host_key_changed);
-  CHECK_THAT(verdict.error.message, Catch::Contains("/root/.ssh/known_hosts line 7"));
+  CHECK_THAT(verdict.error.message, Catch::Contains("/home/me/.ssh/known_hosts line 7"));
   CHECK_THAT(verdict.error.message, Catch::Contains("SHA256:h7FPwNGRLP7jSBfjRNlyZD2mE1cH9YhPIfdTPRkjVmk."));
 
   verdict = judge("Host key verification failed.\r\n");
