@@ -58,16 +58,20 @@ int dial_main(int argc, char** argv) {
     return 1;
   }
   int error = EHOSTUNREACH;
-  for (const addrinfo* to = found; to; to = to->ai_next) {
+  unique_fd connected;
+  for (const addrinfo* to = found; to && !connected; to = to->ai_next) {
     unique_fd fd(socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, to->ai_protocol));
     if (!fd) continue;
     error = connect_within(fd.get(), *to, dial_timeout_ms);
-    if (error != 0) continue;
+    if (error == 0) connected = std::move(fd);
+  }
+  freeaddrinfo(found);
+  if (connected) {
     const int on = 1;
-    setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(connected.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(connected.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     // join polls where a non-blocking descriptor has nothing.
-    hub::join_and_exit(STDIN_FILENO, STDOUT_FILENO, fd.get(), hub::WhenInputEnds::half_close);
+    hub::join_and_exit(STDIN_FILENO, STDOUT_FILENO, connected.get(), hub::WhenInputEnds::half_close);
   }
   std::fprintf(stderr, "flotilla-agent: cannot connect to %s port %s: %s\n", argv[1], argv[2], std::strerror(error));
   return 1;

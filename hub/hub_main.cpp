@@ -11,6 +11,7 @@
 #include "hub/hub.hpp"
 #include "hub/hub_start.hpp"
 #include "proto/base/log.hpp"
+#include "proto/base/open_files.hpp"
 #include "proto/base/programs.hpp"
 #include "proto/base/version.hpp"
 
@@ -54,6 +55,7 @@ int hub_main(int argc, char** argv) {
   set_log_debug(start->debug());
   spdlog::info("hub {} of '{}', build {}, pid {}", start->hub_id(), start->resource(), build_version(), getpid());
 
+  raise_open_file_limit();  // each pilot and each channel has a descriptor here
   boost::asio::io_context io;
   auto opened = hub::Hub::open(io, *start, *places);
   if (!opened) return refuse(opened.error());

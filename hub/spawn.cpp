@@ -8,6 +8,8 @@
 
 #include <cstring>
 
+#include "proto/base/open_files.hpp"
+
 extern char** environ;
 
 #ifndef P_PIDFD
@@ -73,6 +75,7 @@ Result<Child> spawn(const Spawn& what) {
     errno = error;
     return fail(errno_error(Code::failed_precondition, "run " + what.program));
   }
+  restore_open_file_limit(pid);
   Child child;
   child.pid = pid;
   auto watched = open_pidfd(pid);  // a child that is not reaped: the number is its own

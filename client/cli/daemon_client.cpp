@@ -14,6 +14,7 @@
 #include "client/cli/daemon_start.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
 #include "proto/base/error_wire.hpp"
+#include "proto/base/grpc_window.hpp"
 #include "proto/base/version.hpp"
 
 namespace flotilla::cli {
@@ -84,7 +85,7 @@ class Client final : public DaemonClient {
   Client(int fd, int pid) : pid_(pid) {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);  // a listing may be long
-    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    set_window([&](const char* name, int value) { arguments.SetInt(name, value); });
     channel_ = grpc::CreateCustomInsecureChannelFromFd("daemon", fd, arguments);
     stub_ = v1::ClientService::NewStub(channel_);
   }

@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
 #endif
   const int code = flotilla::cli_main(argc, argv);
   std::fflush(nullptr);
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef __SANITIZE_ADDRESS__
   return code;  // so that leaks are looked for
 #else
   _exit(code);  // gRPC's clean-up at exit takes longer than a short command

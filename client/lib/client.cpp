@@ -27,6 +27,7 @@
 #include "client/lib/terminal.hpp"
 #include "client/lib/waits.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
+#include "proto/base/grpc_window.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/random.hpp"
 #include "proto/base/text.hpp"
@@ -200,6 +201,7 @@ class Session : public std::enable_shared_from_this<Session> {
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+    set_window([&](const char* name, int value) { arguments.SetInt(name, value); });
     channel_ = grpc::CreateCustomChannel("unix:" + socket_.native(), grpc::InsecureChannelCredentials(), arguments);
     stub_ = v1::ClientService::NewStub(channel_);
     const auto info = call(&Stub::GetInfo, v1::GetInfoRequest());

@@ -8,6 +8,7 @@
 #include "daemon/api/rpc.hpp"
 #include "daemon/coordinator/unix_listener.hpp"
 #include "flotilla/v1/client.grpc.pb.h"
+#include "proto/base/grpc_window.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/random.hpp"
 #include "proto/channel/hand_over.hpp"
@@ -44,6 +45,7 @@ class ClientApi::Impl final : public v1::ClientService::CallbackService {
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(largest_message_bytes);
     builder.SetMaxSendMessageSize(-1);
+    set_window([&](const char* name, int value) { builder.AddChannelArgument(name, value); });
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
     if (!server_) return fail(Code::internal, "gRPC did not start");

@@ -166,11 +166,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     thread_ = start_thread([job] { job->run(); });
   }
 
-  // Runs `task` on the thread with the session, while it serves; else `otherwise`.
-  void with_session(std::function<void(Session&, const std::string& agent)> task, std::function<void()> otherwise) {
-    control_->post([job = job_, task = std::move(task), otherwise = std::move(otherwise)] {
+  // Runs `task` on the thread with the session, while it serves; else it is dropped.
+  void with_session(std::function<void(Session&, const std::string& agent)> task) {
+    control_->post([job = job_, task = std::move(task)] {
       if (job->serving) task(*job->serving, job->agent);
-      else if (otherwise) otherwise();
     });
   }
 
@@ -191,7 +190,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     void run() {
       auto error = work();
-      serving = nullptr;
+      control->end_tasks();
       control->to_io([owner = owner, error] { owner->thread_ended(error); });
     }
     Error work() {
@@ -429,9 +428,9 @@ class HubConnectionImpl final : public HubConnection {
     auto channel = channels_.find(request.channel);
     if (!channel) return;
     opened_.insert(request.channel);
-    connection_->with_session([channel, epoch = request.epoch, ticket = request.ticket](
-                                  Session& session, const std::string&) { session.open_channel(channel, epoch, ticket); },
-                              nullptr);
+    connection_->with_session([channel, epoch = request.epoch, ticket = request.ticket](Session& session, const std::string&) {
+      session.open_channel(channel, epoch, ticket);
+    });
   }
 
   void probe(std::chrono::milliseconds patience) override { connection_->probe(patience); }
@@ -443,26 +442,37 @@ class HubConnectionImpl final : public HubConnection {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
       return answer(errno_error(Code::resource_exhausted, "make a socket pair"));
-    auto ours = std::make_shared<unique_fd>(pair[0]), theirs = std::make_shared<unique_fd>(pair[1]);
-    // `done` runs once, on the io thread, whatever becomes of the connection: its waiter must not wait in vain.
-    auto once = std::make_shared<std::function<void(Result<unique_fd>)>>(std::move(done));
-    auto finish = [&io = io_, once, theirs](Status status) {
-      boost::asio::post(io, [once, theirs, status] {
-        auto done = std::exchange(*once, nullptr);
-        if (!done) return;
-        if (status) done(std::move(*theirs));
-        else done(fail(status.error()));
-      });
-    };
-    connection_->with_session(
-        [=](Session& session, const std::string& agent) {
-          const auto dialer = sh_quote(agent) + " dial " + sh_quote(host) + " " + std::to_string(port);
-          session.open_tcp(host, port, dialer, std::move(*ours), finish);
-        },
-        [finish] { finish(fail(Code::unavailable, "the gateway's connection ended", {}, Retry::yes)); });
+    auto ours = std::make_shared<unique_fd>(pair[0]);
+    auto answered = std::make_shared<OneAnswer>(io_, unique_fd(pair[1]), done);
+    connection_->with_session([=](Session& session, const std::string& agent) {
+      const auto dialer = sh_quote(agent) + " dial " + sh_quote(host) + " " + std::to_string(port);
+      session.open_tcp(host, port, dialer, std::move(*ours), [answered](Status status) { answered->give(std::move(status)); });
+    });
   }
 
  private:
+  // Tells `done` once, on the io thread, also when whoever was to say it is gone with its connection: nobody waits in vain.
+  class OneAnswer {
+   public:
+    OneAnswer(boost::asio::io_context& io, unique_fd socket, std::function<void(Result<unique_fd>)> done)
+        : io_(io), socket_(std::move(socket)), done_(std::move(done)) {}
+    ~OneAnswer() { give(fail(Code::unavailable, "the gateway's connection ended", {}, Retry::yes)); }
+    // From any thread, but from one at a time.
+    void give(Status status) {
+      if (!done_) return;
+      auto socket = std::make_shared<unique_fd>(std::move(socket_));
+      boost::asio::post(io_, [socket, done = std::exchange(done_, nullptr), status] {
+        if (status) done(std::move(*socket));
+        else done(fail(status.error()));
+      });
+    }
+
+   private:
+    boost::asio::io_context& io_;
+    unique_fd socket_;
+    std::function<void(Result<unique_fd>)> done_;
+  };
+
   void drop_frames(const std::string& cause) {
     for (const auto number : opened_)
       if (auto channel = channels_.find(number)) channel->detach_frames(cause);

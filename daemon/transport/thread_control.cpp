@@ -27,7 +27,7 @@ ThreadControl::ThreadControl(boost::asio::io_context& io) : io_(io), wake_(event
 
 void ThreadControl::post(std::function<void()> task) {
   std::lock_guard lock(mutex_);
-  if (stopping_) return;
+  if (stopping_ || tasks_ended_) return;
   tasks_.push_back(std::move(task));
   wake();
 }
@@ -38,6 +38,7 @@ void ThreadControl::wake() {
 }
 
 void ThreadControl::stop() {
+  end_tasks();
   std::lock_guard lock(mutex_);
   stopping_ = true;
   if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);
@@ -106,6 +107,13 @@ void ThreadControl::run_tasks() {
     tasks.swap(tasks_);
   }
   for (auto& task : tasks) task();
+}
+
+void ThreadControl::end_tasks() {
+  std::vector<std::function<void()>> dropped;  // outside of the lock, and they may own us
+  std::lock_guard lock(mutex_);
+  tasks_ended_ = true;
+  tasks_.swap(dropped);
 }
 
 void ThreadControl::to_io(std::function<void()> event) {

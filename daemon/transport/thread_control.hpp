@@ -29,7 +29,8 @@ class ThreadControl : public std::enable_shared_from_this<ThreadControl> {
   explicit ThreadControl(boost::asio::io_context& io);
 
   // ---- io thread
-  // Runs in the connection's thread, when that waits next. Dropped after the end.
+  // Runs in the connection's thread, when that waits next. Who comes too late is dropped without a word: what a task must tell
+  // in any case, its destructor tells.
   void post(std::function<void()> task);
   // From any thread: the thread looks again at what it waits for.
   void wake();
@@ -44,6 +45,7 @@ class ThreadControl : public std::enable_shared_from_this<ThreadControl> {
   bool stopping() const;
   int wake_fd() const { return wake_.get(); }  // readable: run_tasks() or the end
   void run_tasks();
+  void end_tasks();  // the thread waits no more
   // Runs `event` on the io thread, unless stop() came before.
   void to_io(std::function<void()> event);
   // Waits for fd, or a task (which is run), or the end. Returns the revents, 0 when the time is over, or an error.
@@ -63,7 +65,7 @@ class ThreadControl : public std::enable_shared_from_this<ThreadControl> {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::function<void()>> tasks_;
-  bool stopping_ = false, uninterruptible_ = false;
+  bool stopping_ = false, uninterruptible_ = false, tasks_ended_ = false;
   unique_fd socket_;
 };
 

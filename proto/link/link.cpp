@@ -16,6 +16,7 @@
 #include <map>
 
 #include "flotilla/v1/link.grpc.pb.h"
+#include "proto/base/grpc_window.hpp"
 #include "proto/base/log.hpp"
 
 namespace flotilla::link {
@@ -28,7 +29,8 @@ constexpr std::ptrdiff_t unread_limit_bytes = 4 << 20;
 constexpr std::size_t batch_bytes = 64 << 10;
 
 template <class Settable>
-void set_keepalive(Settable&& set, Keepalive keepalive) {
+void set_transport(Settable&& set, Keepalive keepalive) {
+  set_window(set);
   set(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(keepalive.time.count()));
   set(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(keepalive.timeout.count()));
   set(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -376,7 +378,7 @@ LinkPtr start_client(boost::asio::io_context& io, Handlers handlers, std::shared
 
 grpc::ChannelArguments client_arguments(Keepalive keepalive) {
   grpc::ChannelArguments arguments;
-  set_keepalive([&](const char* name, int value) { arguments.SetInt(name, value); }, keepalive);
+  set_transport([&](const char* name, int value) { arguments.SetInt(name, value); }, keepalive);
   arguments.SetMaxReceiveMessageSize(max_frame_bytes);
   arguments.SetMaxSendMessageSize(max_frame_bytes);
   // Its own connection, whatever other channels to the same address there are.
@@ -454,7 +456,7 @@ class Server::Impl final : public v1::LinkService::CallbackService {
   template <class Configure>
   void build(Configure&& configure) {
     grpc::ServerBuilder builder;
-    set_keepalive([&](const char* name, int value) { builder.AddChannelArgument(name, value); }, keepalive_);
+    set_transport([&](const char* name, int value) { builder.AddChannelArgument(name, value); }, keepalive_);
     builder.SetMaxReceiveMessageSize(max_frame_bytes);
     builder.SetMaxSendMessageSize(max_frame_bytes);
     configure(builder);

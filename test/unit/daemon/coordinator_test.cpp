@@ -74,6 +74,20 @@ struct AttachStream final : TwoWayStream<v1::AttachInput, v1::AttachOutput> {
   void resume() override {}
   Heard<v1::AttachOutput>& heard_;
 };
+// A client that attaches, for as long as its call lasts. Then the handlers, which hold the stream, are let go as gRPC's side does it.
+struct Attachment {
+  explicit Attachment(Heard<v1::AttachOutput>& heard) : stream(std::make_shared<AttachStream>(heard)) {}
+  Attachment(Attachment&&) = default;
+  ~Attachment() {
+    if (!stream) return;
+    stream->on_message = nullptr;
+    stream->on_half_close = nullptr;
+    stream->on_gone = nullptr;
+    stream->on_drained = nullptr;
+  }
+  AttachStream* operator->() const { return stream.get(); }
+  std::shared_ptr<AttachStream> stream;
+};
 
 struct Folder {
   Folder() {
@@ -185,13 +199,13 @@ struct Life {
     c->on_node_frame({pilot, 0}, std::move(frame));
     settle();
   }
-  std::shared_ptr<AttachStream> attach(JobId job, Heard<v1::AttachOutput>& heard) {
-    auto stream = std::make_shared<AttachStream>(heard);
-    c->attach(stream);
+  Attachment attach(JobId job, Heard<v1::AttachOutput>& heard) {
+    Attachment client(heard);
+    c->attach(client.stream);
     v1::AttachInput open;
     open.mutable_open()->set_job(job.value);
-    stream->on_message(open);
-    return stream;
+    client->on_message(open);
+    return client;
   }
   boost::asio::io_context io{1};
   std::unique_ptr<Coordinator> c;
@@ -247,11 +261,11 @@ TEST_CASE("a journal that cannot be written: changes are refused with the reason
     CHECK(error.message.find("cannot write the journal") != std::string::npos);
   }
   Heard<v1::AttachOutput> attached;
-  auto stream = std::make_shared<AttachStream>(attached);
-  life.c->attach(stream);
+  const Attachment client(attached);
+  life.c->attach(client.stream);
   v1::AttachInput open;
   *open.mutable_open()->mutable_submit() = Life::one_job().specs(0);
-  stream->on_message(open);
+  client->on_message(open);
   REQUIRE(attached.end);
   CHECK(attached.end->error().code == Code::resource_exhausted);
   Heard<v1::Progress> all;
@@ -310,7 +324,7 @@ TEST_CASE("whoever reads along comes to an end when the pilot was lost before th
     life.output(job, 0, "abcd");
     life.end(job, 10);
     Heard<v1::AttachOutput> heard;
-    auto stream = life.attach(job, heard);
+    const auto client = life.attach(job, heard);
     CHECK_FALSE(heard.end);  // the pilot has more
     life.lose(pilot);
     CHECK(heard.end);
@@ -318,7 +332,7 @@ TEST_CASE("whoever reads along comes to an end when the pilot was lost before th
   }
   Life again(folder, kept);
   Heard<v1::AttachOutput> heard;
-  auto stream = again.attach(job, heard);
+  const auto client = again.attach(job, heard);
   again.settle();
   REQUIRE(heard.end);
   CHECK(*heard.end);
@@ -346,7 +360,7 @@ TEST_CASE("after a restart the pilot says of which ends it still has output") {
   life.pilot_pid = process.pid;
   life.settle();
   Heard<v1::AttachOutput> first, second;
-  auto one = life.attach(held, first), two = life.attach(forgotten, second);
+  const auto one = life.attach(held, first), two = life.attach(forgotten, second);
   CHECK_FALSE(first.end);
   CHECK_FALSE(second.end);
   v1::AttemptReport report;
@@ -375,18 +389,18 @@ TEST_CASE("beyond its limit output is complete, also after a restart, and its ta
     CHECK(life.c->output(job.value, 1, 4).value() == "4567");
     life.end(job, 1000);
     Heard<v1::AttachOutput> heard;
-    auto stream = std::make_shared<AttachStream>(heard);
-    life.c->attach(stream);
+    const Attachment client(heard);
+    life.c->attach(client.stream);
     v1::AttachInput open;
     open.mutable_open()->set_job(job.value);
     open.mutable_open()->set_tail_bytes(3);
-    stream->on_message(open);
+    client->on_message(open);
     CHECK(text_of(heard) == "567");
     CHECK(heard.end);
   }
   Life life(folder, kept, 8);
   Heard<v1::AttachOutput> heard;
-  auto stream = life.attach(job, heard);
+  const auto client = life.attach(job, heard);
   CHECK(heard.end);
   CHECK(text_of(heard) == "01234567");
 }
@@ -399,7 +413,7 @@ TEST_CASE("output on a full disk is neither lost nor doubled") {
   const JobId job = life.submit();
   life.output(job, 0, "0123456789");
   Heard<v1::AttachOutput> heard;
-  auto stream = life.attach(job, heard);
+  const auto client = life.attach(job, heard);
   signal(SIGXFSZ, SIG_IGN);
   rlimit before{};
   getrlimit(RLIMIT_FSIZE, &before);

@@ -25,6 +25,8 @@ CHANNEL_OPTIONS: List[Tuple[str, Any]] = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.http2.bdp_probe", 0),  # it would send a ping with each message
+    ("grpc.http2.lookahead_bytes", 4 << 20),
 ]
 
 
