@@ -56,7 +56,7 @@ int hub_main(int argc, char** argv) {
   spdlog::info("hub {} of '{}', build {}, pid {}", start->hub_id(), start->resource(), build_version(), getpid());
 
   raise_open_file_limit();  // each pilot and each channel has a descriptor here
-  boost::asio::io_context io;
+  static auto& io = *new boost::asio::io_context;  // never destroyed: the link's own thread may still post to it at the very end
   auto opened = hub::Hub::open(io, *start, *places);
   if (!opened) return refuse(opened.error());
   if (auto said = hub::write_all(STDOUT_FILENO, hub::ready_line); !said) spdlog::warn("nobody waits for this hub any more");

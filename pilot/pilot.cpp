@@ -1027,7 +1027,7 @@ int serve_pilot(int guard_pid) {
   }
   close(config_fd);
   raise_open_file_limit();
-  // Never destroyed: gRPC's threads may still post to its io_context when everything else is over.
+  // Never destroyed: the link's own thread may still post to its io_context when everything else is over.
   auto* pilot = new Pilot(std::move(start), guard_pid);
   _exit(pilot->run());
 }

@@ -1,6 +1,7 @@
 #include "proto/link/link.hpp"
 
 #include <fcntl.h>
+#include <grpcpp/completion_queue.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/security/credentials.h>
@@ -8,12 +9,15 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/server_posix.h>
+#include <grpcpp/support/async_stream.h>
 #include <grpcpp/support/channel_arguments.h>
+#include <signal.h>
 
 #include <boost/asio/post.hpp>
 #include <deque>
-#include <mutex>
 #include <map>
+#include <mutex>
+#include <thread>
 
 #include "flotilla/v1/link.grpc.pb.h"
 #include "proto/base/grpc_window.hpp"
@@ -81,9 +85,48 @@ void tell_frame(const char* direction, const v1::Frame& frame, std::size_t bytes
 
 void make_nonblocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
-// The part that both sides share. The reactor of the respective side drives it:
-//   io thread:    send/close/abort/detach
-//   gRPC threads: read_done/write_done/ended
+// What gRPC is told to come back with: an address that it hands over when an operation has ended.
+class Completion {
+ public:
+  virtual void complete(bool ok) = 0;
+
+ protected:
+  ~Completion() = default;
+};
+
+// Runs what has ended, on a thread of its own. With one thread nothing is handed from one to another; gRPC's own callbacks have at
+// least two for each process, which wake one another at every event.
+class CompletionThread {
+ public:
+  explicit CompletionThread(std::unique_ptr<grpc::CompletionQueue> queue) : queue_(std::move(queue)) {
+    // Signals are the business of the program's other threads.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread_ = std::thread([queue = queue_] {
+      void* completion = nullptr;
+      for (bool ok = false; queue->Next(&completion, &ok);) static_cast<Completion*>(completion)->complete(ok);
+    });
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  ~CompletionThread() { end(); }
+  // When no operation is begun any more; waits for those under way. What is ended by its own thread ends right after.
+  void end() {
+    if (!thread_.joinable()) return;
+    queue_->Shutdown();
+    if (thread_.get_id() == std::this_thread::get_id()) thread_.detach();
+    else thread_.join();
+  }
+  grpc::CompletionQueue& queue() { return *queue_; }
+
+ private:
+  std::shared_ptr<grpc::CompletionQueue> queue_;
+  std::thread thread_;
+};
+
+// The part that both sides share:
+//   io thread:         send/close/abort/detach
+//   completion thread: what ends an operation
 // mutex_ guards the queue and the flags below it; handlers_ belongs to the io thread.
 class BaseLink : public Link {
  public:
@@ -125,27 +168,55 @@ class BaseLink : public Link {
     closing_ = true;
     do_cancel();
   }
-  void detach() override { handlers_ = {}; }
+  void detach() override {
+    handlers_ = {};
+    std::lock_guard lock(mutex_);
+    detached_ = true;
+  }
   bool open() const override {
     std::lock_guard lock(mutex_);
     return !ended_ && !closing_;
   }
 
  protected:
+  // An operation of this link. It is under way from begin() until its end has been dealt with.
+  class Operation final : public Completion {
+   public:
+    Operation(BaseLink& link, void (BaseLink::*done)(bool)) : link_(link), done_(done) {}
+    void complete(bool ok) override { link_.completed(done_, ok); }
+
+   private:
+    BaseLink& link_;
+    void (BaseLink::*done_)(bool);
+  };
+  // Under mutex_.
+  void* begin(Operation& operation) {
+    ++under_way_;
+    return static_cast<Completion*>(&operation);
+  }
+
   // Called under mutex_, never concurrently with themselves.
-  virtual void do_start_write(const v1::Frame* frame) = 0;
-  virtual void do_start_read(v1::Frame* into) = 0;
+  virtual void do_start_write(const v1::Frame& frame, void* end) = 0;
+  virtual void do_start_read(v1::Frame* into, void* end) = 0;
   virtual void do_finish() = 0;
   virtual void do_cancel() = 0;
+  // No operation is under way any more, and none will be: tells the cause, and lets go of the link itself.
+  virtual void over() = 0;
 
+  // Runs `what` on the owner's thread. Under mutex_. Not after detach(): its io_context may be gone.
+  template <class F>
+  void tell(F&& what) {
+    if (!detached_) boost::asio::post(io_, std::forward<F>(what));
+  }
+  // Under mutex_.
   void opened() {
-    boost::asio::post(io_, [self = self()] {
+    tell([self = self()] {
       if (self->handlers_.on_open) self->handlers_.on_open(self);
     });
   }
-  void first_read() {
-    std::lock_guard lock(mutex_);
-    do_start_read(&incoming_);
+  // Under mutex_.
+  void start_read() {
+    if (!reading_over_) do_start_read(&incoming_, begin(read_));
   }
   void read_done(bool ok) {
     if (!ok) {
@@ -155,8 +226,9 @@ class BaseLink : public Link {
     auto frame = std::make_shared<v1::Frame>(std::move(incoming_));
     incoming_.Clear();
     const auto bytes = static_cast<std::ptrdiff_t>(frame->ByteSizeLong());
-    // Post first: the next read may complete on another thread, and order must hold.
-    boost::asio::post(io_, [self = self(), frame = std::move(frame), bytes] {
+    std::lock_guard lock(mutex_);
+    if (detached_) return start_read();
+    tell([self = self(), frame = std::move(frame), bytes] {
       auto take = [&self](v1::Frame&& one) {
         if (!self->handlers_.on_frame) return;
         if (spdlog::should_log(spdlog::level::debug)) tell_frame("got", one, one.ByteSizeLong());
@@ -170,14 +242,13 @@ class BaseLink : public Link {
       }
       std::lock_guard lock(self->mutex_);
       self->unread_bytes_ -= bytes;
-      if (self->reading_paused_ && self->unread_bytes_ < unread_limit_bytes / 2 && !self->ended_) {
+      if (self->reading_paused_ && self->unread_bytes_ < unread_limit_bytes / 2) {
         self->reading_paused_ = false;
-        self->do_start_read(&self->incoming_);
+        self->start_read();
       }
     });
-    std::lock_guard lock(mutex_);
     unread_bytes_ += bytes;
-    if (unread_bytes_ < unread_limit_bytes) do_start_read(&incoming_);
+    if (unread_bytes_ < unread_limit_bytes) start_read();
     else reading_paused_ = true;
   }
   void write_done(bool ok) {
@@ -187,7 +258,7 @@ class BaseLink : public Link {
     outgoing_.Clear();
     if (ok && full_ && queued_bytes_ < room_bytes / 2) {
       full_ = false;
-      boost::asio::post(io_, [self = self()] {
+      tell([self = self()] {
         if (auto handler = self->handlers_.on_room) handler(self);
       });
     }
@@ -197,45 +268,59 @@ class BaseLink : public Link {
     }
     start_next(lock);
   }
-  // The peer ended its direction, or the stream broke: nothing more goes out.
-  virtual void stream_ended() {
-    std::unique_lock lock(mutex_);
+  // The peer ended its direction, or the stream broke.
+  virtual void stream_ended() = 0;
+  void finish_done(bool) {
+    std::lock_guard lock(mutex_);
+    finished_ = true;
+  }
+  void nothing_done(bool) {}
+  // Under mutex_: nothing more goes out.
+  void end_sending(std::unique_lock<std::mutex>& lock) {
     closing_ = true;
     drop_queue();
     start_next(lock);
   }
-  void ended(std::string cause) {
-    {
-      std::lock_guard lock(mutex_);
-      if (ended_) return;
-      ended_ = true;
-    }
-    boost::asio::post(io_, [self = self(), cause = std::move(cause)] {
+  // The last that is done with a link.
+  void ended(std::string cause, std::shared_ptr<BaseLink> self) {
+    const auto last = self;  // outside of the lock
+    std::lock_guard lock(mutex_);
+    ended_ = true;
+    tell([self = std::move(self), cause = std::move(cause)] {
       auto handler = std::move(self->handlers_.on_closed);
       self->handlers_ = {};
       if (handler) handler(self, cause);
     });
   }
-  // The reference is dropped on the owner's thread.
-  void keep_until_posted(std::shared_ptr<BaseLink> last) {
-    boost::asio::post(io_, [last = std::move(last)] {});
-  }
   std::shared_ptr<BaseLink> self() { return std::static_pointer_cast<BaseLink>(shared_from_this()); }
 
-  mutable std::mutex mutex_;
-  bool finishing_ = false;
-
- private:
   void start_next(std::unique_lock<std::mutex>&) {
     if (writing_ || finishing_) return;
     if (!queue_.empty()) {
       writing_ = true;
       take_outgoing();
-      do_start_write(&outgoing_);
+      do_start_write(outgoing_, begin(write_));
     } else if (closing_) {
       finishing_ = true;
       do_finish();
     }
+  }
+
+  mutable std::mutex mutex_;
+  bool detached_ = false;
+  bool writing_ = false;
+  bool finishing_ = false;     // this side has ended its direction
+  bool reading_over_ = false;  // no further read is begun
+  bool finished_ = false;      // gRPC is done with the call
+
+ private:
+  void completed(void (BaseLink::*done)(bool), bool ok) {
+    (this->*done)(ok);
+    {
+      std::lock_guard lock(mutex_);
+      if (--under_way_ > 0 || !finished_) return;
+    }
+    over();
   }
   void take_outgoing() {
     auto next_fits = [this] { return !queue_.empty() && outgoing_bytes_ + queue_.front().bytes <= batch_bytes; };
@@ -265,6 +350,8 @@ class BaseLink : public Link {
     std::size_t bytes;
   };
   std::deque<Waiting> queue_;
+  Operation read_{*this, &BaseLink::read_done}, write_{*this, &BaseLink::write_done};
+  int under_way_ = 0;
   v1::Frame outgoing_;  // the one in flight
   std::size_t outgoing_bytes_ = 0;
   bool start_posted_ = false;
@@ -272,7 +359,6 @@ class BaseLink : public Link {
   std::size_t queued_bytes_ = 0;
   std::ptrdiff_t unread_bytes_ = 0;  // the owner may be done with a frame before it is counted
   bool reading_paused_ = false;
-  bool writing_ = false;
   bool full_ = false;
   bool closing_ = false;
   bool ended_ = false;
@@ -280,87 +366,118 @@ class BaseLink : public Link {
 
 // ---- upper side ------------------------------------------------------------------------------------
 
-class ServerLink final : public BaseLink, public grpc::ServerBidiReactor<v1::Frame, v1::Frame> {
+class ServerLink final : public BaseLink {
  public:
-  ServerLink(boost::asio::io_context& io, Handlers handlers, grpc::CallbackServerContext* context)
-      : BaseLink(io, std::move(handlers)), context_(context) {
-    if (auto auth = context->auth_context()) {
-      for (const auto& uri : auth->FindPropertyValues("peer_uri")) uri_ = std::string(uri.data(), uri.size());
-    }
-  }
-  void start(std::shared_ptr<ServerLink> self) {
-    alive_ = std::move(self);  // until OnDone
-    opened();
-    first_read();
+  using BaseLink::BaseLink;
+
+  // Waits for the next call; on_accepted runs when it is there.
+  void accept(std::shared_ptr<ServerLink> self, v1::LinkService::AsyncService& service, grpc::ServerCompletionQueue& queue,
+              std::function<void()> on_accepted) {
+    std::lock_guard lock(mutex_);
+    alive_ = std::move(self);  // until it is over
+    on_accepted_ = std::move(on_accepted);
+    context_.AsyncNotifyWhenDone(begin(gone_));
+    service.RequestOpen(&context_, &stream_, &queue, &queue, static_cast<Completion*>(&accepted_));
   }
   std::string peer_uri() const override { return uri_; }
 
-  void OnReadDone(bool ok) override { read_done(ok); }
-  void OnWriteDone(bool ok) override { write_done(ok); }
-  void OnCancel() override { stream_ended(); }
-  void OnDone() override {
-    ended("the other side ended the link");
-    auto last = std::move(alive_);
-  }
-
  private:
-  void do_start_write(const v1::Frame* frame) override { StartWrite(frame); }
-  void do_start_read(v1::Frame* into) override { StartRead(into); }
-  void do_finish() override { Finish(grpc::Status::OK); }
-  void do_cancel() override { context_->TryCancel(); }
+  struct Accepted final : Completion {
+    explicit Accepted(ServerLink& link) : link_(link) {}
+    void complete(bool ok) override { link_.accepted(ok); }
+    ServerLink& link_;
+  };
+  void accepted(bool ok) {
+    std::shared_ptr<ServerLink> last;
+    std::unique_lock lock(mutex_);
+    if (!ok) {  // the server ends. Then gRPC does not say that the call is gone: there was none.
+      last = std::move(alive_);
+      lock.unlock();
+      return;
+    }
+    const auto next = std::exchange(on_accepted_, nullptr);
+    if (auto auth = context_.auth_context()) {
+      for (const auto& uri : auth->FindPropertyValues("peer_uri")) uri_ = std::string(uri.data(), uri.size());
+    }
+    opened();
+    start_read();
+    lock.unlock();
+    next();
+  }
+  void gone(bool) { stream_ended(); }
 
-  grpc::CallbackServerContext* context_;  // valid until OnDone
+  void do_start_write(const v1::Frame& frame, void* end) override { stream_.Write(frame, end); }
+  void do_start_read(v1::Frame* into, void* end) override { stream_.Read(into, end); }
+  void do_finish() override {
+    reading_over_ = true;
+    stream_.Finish(grpc::Status::OK, begin(finish_));
+  }
+  void do_cancel() override { context_.TryCancel(); }
+  void stream_ended() override {
+    std::unique_lock lock(mutex_);
+    end_sending(lock);
+  }
+  void over() override { ended("the other side ended the link", std::move(alive_)); }
+
+  grpc::ServerContext context_;
+  grpc::ServerAsyncReaderWriter<v1::Frame, v1::Frame> stream_{&context_};
+  Accepted accepted_{*this};
+  Operation gone_{*this, static_cast<void (BaseLink::*)(bool)>(&ServerLink::gone)};
+  Operation finish_{*this, static_cast<void (BaseLink::*)(bool)>(&ServerLink::finish_done)};
+  std::function<void()> on_accepted_;
   std::string uri_;
   std::shared_ptr<ServerLink> alive_;
 };
 
 // ---- lower side ------------------------------------------------------------------------------------
 
-class ClientLink final : public BaseLink, public grpc::ClientBidiReactor<v1::Frame, v1::Frame> {
+class ClientLink final : public BaseLink {
  public:
   ClientLink(boost::asio::io_context& io, Handlers handlers, std::shared_ptr<grpc::Channel> channel)
-      : BaseLink(io, std::move(handlers)), channel_(std::move(channel)), stub_(v1::LinkService::NewStub(channel_)) {}
+      : BaseLink(io, std::move(handlers)), channel_(std::move(channel)), stub_(v1::LinkService::NewStub(channel_)),
+        thread_(std::make_unique<grpc::CompletionQueue>()) {}
 
   void start(std::shared_ptr<ClientLink> self) {
-    alive_ = std::move(self);
-    stub_->async()->Open(&context_, this);
-    AddHold();  // sends come from outside the reactions
-    first_read();
-    StartCall();
+    std::lock_guard lock(mutex_);
+    alive_ = std::move(self);  // until it is over
+    writing_ = true;           // until it has begun
+    stream_ = stub_->PrepareAsyncOpen(&context_, &thread_.queue());
+    stream_->StartCall(begin(started_));
   }
   std::string peer_uri() const override { return {}; }
 
-  void OnReadDone(bool ok) override { read_done(ok); }
-  void OnWriteDone(bool ok) override { write_done(ok); }
-  void OnDone(const grpc::Status& status) override {
-    ended(status.ok() ? "the other side ended the link" : "the link broke: " + status.error_message());
-    // With the last channel gRPC joins the thread that runs its callbacks. This is that thread: let go on the owner's.
-    keep_until_posted(std::move(alive_));
-  }
-
  private:
-  void do_start_write(const v1::Frame* frame) override { StartWrite(frame); }
-  void do_start_read(v1::Frame* into) override { StartRead(into); }
-  void do_finish() override {
-    StartWritesDone();
-    release();
+  // Where it did not start, the read fails and tells why.
+  void started(bool) {
+    std::unique_lock lock(mutex_);
+    writing_ = false;
+    start_read();
+    start_next(lock);
   }
+  void do_start_write(const v1::Frame& frame, void* end) override { stream_->Write(frame, end); }
+  void do_start_read(v1::Frame* into, void* end) override { stream_->Read(into, end); }
+  void do_finish() override { stream_->WritesDone(begin(writes_done_)); }
   void do_cancel() override { context_.TryCancel(); }  // the pending read then fails
   void stream_ended() override {
-    std::lock_guard lock(mutex_);
-    finishing_ = true;
-    release();
+    std::unique_lock lock(mutex_);
+    reading_over_ = finishing_ = true;
+    end_sending(lock);
+    stream_->Finish(&status_, begin(finish_));
   }
-  void release() {
-    if (std::exchange(released_, true)) return;
-    RemoveHold();
+  void over() override {
+    ended(status_.ok() ? "the other side ended the link" : "the link broke: " + status_.error_message(), std::move(alive_));
   }
 
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::LinkService::Stub> stub_;
   grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientAsyncReaderWriter<v1::Frame, v1::Frame>> stream_;
+  grpc::Status status_;
+  Operation started_{*this, static_cast<void (BaseLink::*)(bool)>(&ClientLink::started)};
+  Operation writes_done_{*this, static_cast<void (BaseLink::*)(bool)>(&ClientLink::nothing_done)};
+  Operation finish_{*this, static_cast<void (BaseLink::*)(bool)>(&ClientLink::finish_done)};
   std::shared_ptr<ClientLink> alive_;
-  bool released_ = false;
+  CompletionThread thread_;  // the first to end
 };
 
 grpc::SslServerCredentialsOptions server_options(const TlsIdentity& identity) {
@@ -389,46 +506,23 @@ grpc::ChannelArguments client_arguments(Keepalive keepalive) {
 
 }  // namespace
 
-class Server::Impl final : public v1::LinkService::CallbackService {
+class Server::Impl final {
  public:
   Impl(boost::asio::io_context& io, Handlers handlers, Keepalive keepalive)
       : io_(io), shared_(std::make_shared<Shared>(std::move(handlers))), keepalive_(keepalive) {}
-  ~Impl() override {
+  ~Impl() {
     shared_->over = true;
     for (auto& [raw, weak] : shared_->links)
       if (auto link = weak.lock()) {
         link->detach();
         link->abort();
       }
+    {
+      std::lock_guard lock(accepting_);
+      ending_ = true;
+    }
     if (server_) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
-  }
-
-  grpc::ServerBidiReactor<v1::Frame, v1::Frame>* Open(grpc::CallbackServerContext* context) override {
-    auto shared = shared_;
-    Handlers handlers;
-    handlers.on_open = [shared](const LinkPtr& link) {
-      if (shared->over) {
-        link->detach();
-        link->abort();
-        return;
-      }
-      shared->links[link.get()] = link;
-      if (shared->handlers.on_open) shared->handlers.on_open(link);
-    };
-    handlers.on_frame = [shared](const LinkPtr& link, v1::Frame frame) {
-      if (!shared->over && shared->handlers.on_frame) shared->handlers.on_frame(link, std::move(frame));
-    };
-    handlers.on_closed = [shared](const LinkPtr& link, const std::string& cause) {
-      shared->links.erase(link.get());
-      if (!shared->over && shared->handlers.on_closed) shared->handlers.on_closed(link, cause);
-    };
-    handlers.on_room = [shared](const LinkPtr& link) {
-      if (!shared->over && shared->handlers.on_room) shared->handlers.on_room(link);
-    };
-    auto link = std::make_shared<ServerLink>(io_, std::move(handlers), context);
-    auto* reactor = link.get();
-    reactor->start(std::move(link));
-    return reactor;
+    if (thread_) thread_->end();
   }
 
   Result<int> listen_tls(const std::string& address, const TlsIdentity& identity) {
@@ -460,14 +554,56 @@ class Server::Impl final : public v1::LinkService::CallbackService {
     builder.SetMaxReceiveMessageSize(max_frame_bytes);
     builder.SetMaxSendMessageSize(max_frame_bytes);
     configure(builder);
-    builder.RegisterService(this);
+    builder.RegisterService(&service_);
+    auto queue = builder.AddCompletionQueue();
+    queue_ = queue.get();
     server_ = builder.BuildAndStart();
+    thread_ = std::make_unique<CompletionThread>(std::move(queue));
+    if (server_) accept_next();
+  }
+
+  void accept_next() {
+    std::lock_guard lock(accepting_);
+    if (ending_) return;
+    auto link = std::make_shared<ServerLink>(io_, handlers_of_link());
+    auto* raw = link.get();
+    raw->accept(std::move(link), service_, *queue_, [this] { accept_next(); });
+  }
+
+  Handlers handlers_of_link() const {
+    auto shared = shared_;
+    Handlers handlers;
+    handlers.on_open = [shared](const LinkPtr& link) {
+      if (shared->over) {
+        link->detach();
+        link->abort();
+        return;
+      }
+      shared->links[link.get()] = link;
+      if (shared->handlers.on_open) shared->handlers.on_open(link);
+    };
+    handlers.on_frame = [shared](const LinkPtr& link, v1::Frame frame) {
+      if (!shared->over && shared->handlers.on_frame) shared->handlers.on_frame(link, std::move(frame));
+    };
+    handlers.on_closed = [shared](const LinkPtr& link, const std::string& cause) {
+      shared->links.erase(link.get());
+      if (!shared->over && shared->handlers.on_closed) shared->handlers.on_closed(link, cause);
+    };
+    handlers.on_room = [shared](const LinkPtr& link) {
+      if (!shared->over && shared->handlers.on_room) shared->handlers.on_room(link);
+    };
+    return handlers;
   }
 
   boost::asio::io_context& io_;
   std::shared_ptr<Shared> shared_;
   Keepalive keepalive_;
+  v1::LinkService::AsyncService service_;
+  std::unique_ptr<CompletionThread> thread_;
+  grpc::ServerCompletionQueue* queue_ = nullptr;  // the thread's
   std::unique_ptr<grpc::Server> server_;
+  std::mutex accepting_;
+  bool ending_ = false;
 };
 
 Server::Server(boost::asio::io_context& io, Handlers handlers, Keepalive keepalive)
