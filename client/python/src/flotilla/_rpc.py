@@ -67,9 +67,14 @@ class Stub:
         raise AttributeError(name)
 
 
+# What grpc.aio says of a stream whose connection broke while it began.
+_BROKE_AT_ITS_BEGIN = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+
+
 def lost(error: grpc.RpcError) -> bool:
     """The connection to the daemon ended; what the daemon itself calls unavailable comes with details."""
-    return bool(error.code() == grpc.StatusCode.UNAVAILABLE) and not _details(error)
+    broke = error.code() == grpc.StatusCode.UNAVAILABLE or (error.code(), error.details()) == _BROKE_AT_ITS_BEGIN
+    return broke and not _details(error)
 
 
 def _details(error: grpc.RpcError) -> bytes:
