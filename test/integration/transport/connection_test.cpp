@@ -417,6 +417,19 @@ TEST_CASE("something that does not speak ssh is told as that") {
   CHECK_THAT(side.ended->message, Catch::Contains("ssh"));
 }
 
+TEST_CASE("who asked a gateway for a way through is told when its connection is dropped") {
+  Home home;
+  Machine gateway(home);
+  Side side(home);
+  side.connect(side.config(gateway));
+  REQUIRE(side.until_connected());
+  std::optional<Result<unique_fd>> result;
+  side.connection->open_tcp("127.0.0.1", 1, [&](Result<unique_fd> fd) { result.emplace(std::move(fd)); });
+  side.connection.reset();
+  REQUIRE(side.until([&] { return result.has_value(); }));
+  CHECK_FALSE(*result);
+}
+
 TEST_CASE("a resource behind a gateway is reached through the gateway's connection") {
   const auto restriction = GENERATE(as<std::string>{}, "", "AllowTcpForwarding no\n");
   const auto transports = GENERATE(std::make_pair("libssh", "libssh"), std::make_pair("libssh", "openssh"),
