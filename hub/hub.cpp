@@ -556,7 +556,13 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       if (finishing_) io_.stop();
     };
     const Tag tag = next_tag_++;
-    auto link = link::connect_fd(io_, unique_fd(arrival->socket.release()), std::move(handlers), link::keepalive_remote);
+    link::LinkPtr link;
+    try {
+      link = link::connect_fd(io_, unique_fd(arrival->socket.release()), std::move(handlers), link::keepalive_remote);
+    } catch (const std::system_error& error) {  // the connector sees its end, and the daemon tries again
+      spdlog::error("no thread for the daemon's link: {}", error.what());
+      return;
+    }
     link->tag = tag;
     links_[tag] = link;
     log_reader_->stop_all();

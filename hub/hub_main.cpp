@@ -55,7 +55,7 @@ int hub_main(int argc, char** argv) {
   set_log_debug(start->debug());
   spdlog::info("hub {} of '{}', build {}, pid {}", start->hub_id(), start->resource(), build_version(), getpid());
 
-  raise_open_file_limit();  // each pilot and each channel has a descriptor here
+  raise_open_file_limit();                         // each pilot and each channel has a descriptor here
   static auto& io = *new boost::asio::io_context;  // never destroyed: the link's own thread may still post to it at the very end
   auto opened = hub::Hub::open(io, *start, *places);
   if (!opened) return refuse(opened.error());
@@ -67,7 +67,7 @@ int hub_main(int argc, char** argv) {
   (*opened)->run();
   opened->reset();
   spdlog::shutdown();
-  return 0;
+  _exit(0);  // the link's own thread may be in its last steps: not while static objects are destroyed
 }
 
 }  // namespace flotilla

@@ -130,6 +130,7 @@ void Job::prepare() {
     }
     if (!services_.blobs.has(file.sha256())) missing_blobs_.push_back(file.sha256());
   }
+  if (!is_worker() && start_.spec().start_timeout_ms() > 0) limit_start();  // a worker's begins with its process
   if (!missing_blobs_.empty()) {
     const auto wanted = missing_blobs_;
     for (const auto& sha256 : wanted) services_.need_blob(id_, sha256);
@@ -358,14 +359,19 @@ Status Job::start_worker() {
   gate_ = std::move(*gate);
   gate_->members = [this] { return services_.processes.members(id_); };
   gate_->on_connected = [this](unique_fd socket) { on_connected(std::move(socket)); };
+  limit_start();
+  follow_process(*pid, before);
+  return {};
+}
+
+void Job::limit_start() {
   kill_.expires_after(std::chrono::milliseconds(start_.spec().start_timeout_ms()));
   kill_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
     auto self = weak.lock();
-    if (error || !self || self->connected_ || self->order_ || self->step_ != Step::running) return;
-    self->services_.end_attempt(self->id_, EndOrder{v1::START_TIMEOUT, {}, self->start_.spec().kill_grace_ms()});
+    if (error || !self || self->order_) return;
+    const bool waiting = self->is_worker() ? self->step_ == Step::running && !self->connected_ : self->step_ == Step::preparing;
+    if (waiting) self->services_.end_attempt(self->id_, EndOrder{v1::START_TIMEOUT, {}, self->start_.spec().kill_grace_ms()});
   });
-  follow_process(*pid, before);
-  return {};
 }
 
 void Job::fail_start(const Error& error, v1::ExitKind kind) {
@@ -384,6 +390,7 @@ void Job::fail_start(const Error& error, v1::ExitKind kind) {
 void Job::follow_process(pid_t pid, Moment started) {
   pid_ = pid;
   step_ = Step::running;
+  if (!is_worker()) kill_.cancel();
   services_.processes.add(id_, pid, started,
                           {[weak = weak_from_this()](ProcessEnd end) {
                              if (auto self = weak.lock()) self->on_exit(end);

@@ -108,6 +108,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void start();
   Status start_command();
   Status start_worker();
+  void limit_start();
   struct Streams;
   Status open_streams(Streams& streams);
   Status open_terminal(Streams& streams);

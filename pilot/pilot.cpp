@@ -24,6 +24,7 @@
 #include <cstring>
 #include <fstream>
 #include <set>
+#include <system_error>
 #include <unordered_map>
 
 #include "flotilla/v1/link.pb.h"
@@ -465,6 +466,7 @@ void Pilot::dial() {
   handlers.on_closed = [this](const link::LinkPtr& link, const std::string& cause) {
     if (link == link_) on_link_closed(cause);
   };
+  unique_fd upper;
   if (!start_.upper_socket().empty()) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -473,15 +475,19 @@ void Pilot::dial() {
       return;
     }
     std::memcpy(address.sun_path, start_.upper_socket().c_str(), start_.upper_socket().size() + 1);
-    unique_fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!fd || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    upper.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!upper || connect(upper.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
       redial(errno_error(Code::unavailable, "connect to " + start_.upper_socket()).message);
       return;
     }
-    link_ = link::connect_fd(io_, std::move(fd), std::move(handlers), link::keepalive_cluster);
-  } else {
-    link_ = link::connect_tls(io_, start_.tls_address(), start_.tls_server_name(), {start_.tls_ca(), start_.tls_chain(), start_.tls_key()},
-                              std::move(handlers), link::keepalive_cluster);
+  }
+  try {
+    link_ = upper
+                ? link::connect_fd(io_, std::move(upper), std::move(handlers), link::keepalive_cluster)
+                : link::connect_tls(io_, start_.tls_address(), start_.tls_server_name(),
+                                    {start_.tls_ca(), start_.tls_chain(), start_.tls_key()}, std::move(handlers), link::keepalive_cluster);
+  } catch (const std::system_error& error) {
+    return redial(std::string("no thread for the link: ") + error.what());
   }
   v1::Frame frame;
   *frame.mutable_hello() = make_hello();

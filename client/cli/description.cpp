@@ -245,7 +245,7 @@ const std::vector<KeyHelp>& job_keys() {
       {"working_folder", "text", "on the node; default: this folder here, a private one elsewhere"},
       {"time_limit", "duration", "the job is ended after this"},
       {"queue_timeout", "duration", "give up when it has not started after this"},
-      {"start_timeout", "duration", "of workers: give up when it has not connected after this"},
+      {"start_timeout", "duration", "give up when a worker has not connected, a command not got its files after this"},
       {"kill_grace", "duration", "between TERM and KILL (default 5 s)"},
       {"stdin", "text", "what the program reads"},
       {"stdin_file", "path here", "a file whose content the program reads"},

@@ -1,5 +1,10 @@
 #include <algorithm>
+#include <condition_variable>
+#include <cstdio>
+#include <mutex>
 #include <optional>
+#include <stop_token>
+#include <thread>
 
 #include "client/cli/command.hpp"
 #include "client/cli/prompts.hpp"
@@ -101,6 +106,40 @@ std::string failure_of(const v1::Pilot& pilot) {
   return text;
 }
 
+// Says on stderr, whatever that is, what a start waits for: what went wrong as soon as it is known, and after some seconds what it
+// is at.
+class SlowStart {
+ public:
+  SlowStart(std::string what, StatusLine& line) : what_(std::move(what)), line_(line) {
+    thread_ = std::jthread([this](std::stop_token stop) {
+      std::unique_lock lock(mutex_);
+      changed_.wait_for(lock, stop, told_after, [] { return false; });
+      if (!stop.stop_requested() && !told_ && !doing_.empty()) tell(doing_);
+    });
+  }
+  void doing(const std::string& text, bool trouble) {
+    const std::scoped_lock lock(mutex_);
+    doing_ = text;
+    if (trouble && text != trouble_) tell(trouble_ = text);
+  }
+
+ private:
+  static constexpr auto told_after = std::chrono::seconds(8);
+  // Under mutex_.
+  void tell(const std::string& text) {
+    told_ = true;
+    line_.clear();
+    std::fprintf(stderr, "flotilla: %s waits: %s\n", what_.c_str(), printable(text).c_str());
+  }
+  const std::string what_;
+  StatusLine& line_;
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::string doing_, trouble_;
+  bool told_ = false;
+  std::jthread thread_;
+};
+
 struct PilotOptions {
   v1::PilotSpec spec;
   std::uint32_t count = 1;
@@ -129,6 +168,7 @@ Result<int> start(const Context& context, const PilotOptions& options) {
   }
   std::string problem;
   if (!options.no_wait) {
+    SlowStart slow("the pilot on " + options.spec.resource(), line);
     watched.set_pilots(true);
     watched.set_resources(true);
     bool snapshot = false;
@@ -140,16 +180,21 @@ Result<int> start(const Context& context, const PilotOptions& options) {
       if (change.has_pilot()) {
         for (auto& pilot : pilots)
           if (pilot.id() == change.pilot().id()) pilot = change.pilot();
-        line.show("pilot " + std::to_string(change.pilot().id()) + ": " + state_text(change.pilot().state()) +
-                  (change.pilot().message().empty() ? "" : ", " + change.pilot().message()));
+        const auto& pilot = change.pilot();
+        const auto text = state_text(pilot.state()) + (pilot.message().empty() ? "" : ", " + pilot.message());
+        line.show("pilot " + std::to_string(pilot.id()) + ": " + text);
+        if (!all_settled()) slow.doing(text, false);
       } else if (change.has_resource() && change.resource().spec().name() == options.spec.resource() &&
                  change.resource().hub_state() != v1::HUB_NONE && change.resource().hub_state() != v1::HUB_CONNECTED) {
         const auto& resource = change.resource();
-        line.show(options.spec.resource() + ": " + state_text(resource.hub_state()) +
-                  (resource.hub_state() == v1::HUB_UPLOADING
-                       ? " " + std::to_string(static_cast<int>(resource.upload_fraction() * 100)) + " %"
-                   : resource.hub_message().empty() ? ""
-                                                    : ", " + resource.hub_message()));
+        const auto text =
+            state_text(resource.hub_state()) + (resource.hub_state() == v1::HUB_UPLOADING
+                                                    ? " " + std::to_string(static_cast<int>(resource.upload_fraction() * 100)) + " %"
+                                                : resource.hub_message().empty() ? ""
+                                                                                 : ", " + resource.hub_message());
+        const bool trouble = resource.hub_state() == v1::HUB_UNREACHABLE;
+        slow.doing(text + (trouble ? "; it is tried again until it answers" : ""), trouble);
+        line.show(options.spec.resource() + ": " + text);
       }
       snapshot = snapshot || change.snapshot_end();
       return !(snapshot && all_settled());
@@ -276,6 +321,7 @@ void add_pilot_commands(Context& context, CLI::App* root) {
       Complete::label);
   duration("--idle", &v1::PilotSpec::set_idle_ms, true, "it ends after this long without a job (default: as configured)");
   duration("--cutoff", &v1::PilotSpec::set_cutoff_ms, false, "it ends after this long without a link (default: as configured, 24 h)");
+  add_assignments(start_command, "--option,-o", *spec.mutable_options(), "option of the resource's driver", false);
   add_count(
       start_command, "--count", [starting](std::uint32_t value) { starting->count = value; }, "start this many pilots of the same kind");
   start_command->add_flag_function(

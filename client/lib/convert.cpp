@@ -54,6 +54,7 @@ v1::JobSpec common(const Spec& spec, const std::string& client_folder) {
   wire.set_client_folder(client_folder);
   wire.set_time_limit_ms(spec.time_limit.count());
   wire.set_queue_timeout_ms(spec.queue_timeout.count());
+  wire.set_start_timeout_ms(spec.start_timeout.count());
   wire.set_kill_grace_ms(spec.kill_grace.count());
   wire.set_private_folder(spec.private_folder);
   wire.set_debug(spec.debug);
@@ -108,7 +109,6 @@ v1::JobSpec to_wire(const CommandSpec& spec, const std::string& client_folder) {
 
 v1::JobSpec to_wire(const WorkerSpec& spec, const std::string& client_folder) {
   v1::JobSpec wire = common(spec, client_folder);
-  wire.set_start_timeout_ms(spec.start_timeout.count());
   auto& worker = *wire.mutable_worker();
   worker.set_executable(spec.executable);
   put_all(spec.args, worker.mutable_args());

@@ -18,6 +18,7 @@ namespace {
 // After a lost connection: at once, then growing, so that a laptop that wakes up is back in seconds.
 constexpr std::chrono::milliseconds first_retry = 200ms;
 constexpr std::chrono::milliseconds longest_retry = 15s;
+constexpr std::chrono::milliseconds longest_retry_of_channels = 2s;  // a script waits for an answer
 // After a change of this machine's network: so long may a hub's answer take over a slow and busy line.
 constexpr auto probe_patience = 4s;
 constexpr auto soon_broken_after = 1s;          // a channel's connection that lasts less is made again with a growing wait
@@ -28,10 +29,10 @@ std::int64_t steady_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-std::chrono::milliseconds retry_after(int failures) {
+std::chrono::milliseconds retry_after(int failures, std::chrono::milliseconds longest) {
   auto wait = first_retry;
-  for (int i = 1; i < failures && wait < longest_retry; ++i) wait *= 2;
-  return std::min(wait, longest_retry);
+  for (int i = 1; i < failures && wait < longest; ++i) wait *= 2;
+  return std::min(wait, longest);
 }
 }  // namespace
 
@@ -255,7 +256,9 @@ void Hubs::on_ended(const std::string& resource, const Error& error) {
   settle(hub, fail(error));
   if (!again) return;
   ++hub.failures;
-  hub.retry = std::make_unique<asio::steady_timer>(coordinator_.io(), retry_after(hub.failures));
+  const bool somebody_waits = std::ranges::any_of(open_, [&](const auto& each) { return each.second.resource == resource; });
+  hub.retry = std::make_unique<asio::steady_timer>(coordinator_.io(),
+                                                   retry_after(hub.failures, somebody_waits ? longest_retry_of_channels : longest_retry));
   hub.retry->async_wait([this, resource](boost::system::error_code code) {
     if (!code) want(resource, false);
   });
@@ -477,7 +480,7 @@ void Hubs::reopen_channel(std::uint64_t channel) {
   OpenChannel& open = it->second;
   open.soon_broken = std::chrono::steady_clock::now() - open.opened < soon_broken_after ? open.soon_broken + 1 : 0;
   if (open.soon_broken <= 1) return open_channel(JobId{channel}, open.node);
-  open.again = std::make_unique<asio::steady_timer>(coordinator_.io(), retry_after(std::min(open.soon_broken - 1, 5)));
+  open.again = std::make_unique<asio::steady_timer>(coordinator_.io(), retry_after(std::min(open.soon_broken - 1, 5), longest_retry));
   open.again->async_wait([this, channel](boost::system::error_code code) {
     if (code) return;
     if (const auto here = open_.find(channel); here != open_.end()) open_channel(JobId{channel}, here->second.node);

@@ -19,6 +19,8 @@ constexpr auto prompt_patience = std::chrono::minutes(5);            // sshd its
 constexpr auto dial_patience = std::chrono::seconds(15);             // a TCP connection over a bad line
 constexpr auto gateway_patience = std::chrono::minutes(6);           // it may have to log in there first, and ask
 constexpr auto next_address_after = std::chrono::milliseconds(250);  // RFC 8305
+// The kernel repeats what was lost after 1, 3, 7 seconds: a line that is back after six would be noticed late.
+constexpr auto dial_again_after = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -120,7 +122,7 @@ Result<Dialled> dial_tcp(ThreadControl& control, Observer& observer, const std::
   const addrinfo* next = found;
   const auto note = [&](const std::string& address, int error) {
     last_errno = error;
-    causes += (causes.empty() ? "" : ", ") + address + ": " + std::strerror(error);
+    if (causes.find(address + ":") == std::string::npos) causes += (causes.empty() ? "" : ", ") + address + ": " + std::strerror(error);
   };
   while (next || !attempts.empty()) {
     if (next) {
@@ -130,14 +132,16 @@ Result<Dialled> dial_tcp(ThreadControl& control, Observer& observer, const std::
       else attempts.push_back(std::move(attempt));
       next = next->ai_next;
     }
-    const auto until = next ? std::min(give_up, after(next_address_after)) : give_up;
+    const auto until = std::min(give_up, next ? after(next_address_after) : after(dial_again_after));
+    bool silent = false;
     for (bool waiting = !attempts.empty(); waiting;) {
       std::vector<pollfd> polled{{control.wake_fd(), POLLIN, 0}};
       for (const auto& each : attempts) polled.push_back({each.fd.get(), POLLOUT, 0});
       const int ready = poll(polled.data(), polled.size(), milliseconds_until(until));
       if (control.stopping()) return fail(stopped_error());
       if (ready < 0 && errno != EINTR) return fail(errno_error(Code::internal, "wait for a connection"));
-      if (ready == 0) break;
+      silent = ready == 0;
+      if (silent) break;
       if (polled[0].revents) control.run_tasks();
       for (std::size_t i = attempts.size(); i-- > 0;) {
         if (!polled[i + 1].revents) continue;
@@ -154,6 +158,7 @@ Result<Dialled> dial_tcp(ThreadControl& control, Observer& observer, const std::
       for (const auto& each : attempts) note(each.address, ETIMEDOUT);
       break;
     }
+    if (!next && silent) next = found;  // once more, beside those that wait
   }
   std::string hint = "is the machine up, and is there a way to it from here (VPN, firewall)?";
   if (last_errno == ECONNREFUSED) hint = "nothing listens there: is sshd running, and is " + service + " its port?";

@@ -33,7 +33,9 @@ std::string order_sentence(const JobFacts& job, const EndOrder& order, const std
   switch (order.kind) {
     case v1::TIME_LIMIT: return with_detail(subject + " was ended at its time limit of " + seconds_text(job.time_limit_ms), order.message);
     case v1::START_TIMEOUT:
-      return with_detail(subject + " did not connect back within " + seconds_text(job.start_timeout_ms), order.message);
+      return with_detail(subject + (job.worker ? " did not connect back within " : " did not have its input files within ") +
+                             seconds_text(job.start_timeout_ms),
+                         order.message);
     case v1::CLIENT_GONE: return with_detail(subject + " was ended because its client went away", order.message);
     case v1::PILOT_ENDED: return with_detail(subject + " was ended with its pilot", order.message);
     case v1::CANCELED_BY_USER: return with_detail(subject + " was canceled", order.message);

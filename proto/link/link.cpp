@@ -14,6 +14,7 @@
 #include <signal.h>
 
 #include <boost/asio/post.hpp>
+#include <condition_variable>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -98,29 +99,46 @@ class Completion {
 // least two for each process, which wake one another at every event.
 class CompletionThread {
  public:
-  explicit CompletionThread(std::unique_ptr<grpc::CompletionQueue> queue) : queue_(std::move(queue)) {
+  // Throws std::system_error where the system has no thread left.
+  explicit CompletionThread(std::unique_ptr<grpc::CompletionQueue> queue) : shared_(std::make_shared<Shared>()) {
+    shared_->queue = std::move(queue);
     // Signals are the business of the program's other threads.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([queue = queue_] {
+    struct Blocked {
+      sigset_t before;
+      Blocked() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+      }
+      ~Blocked() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+    } blocked;
+    thread_ = std::thread([shared = shared_] {
       void* completion = nullptr;
-      for (bool ok = false; queue->Next(&completion, &ok);) static_cast<Completion*>(completion)->complete(ok);
+      for (bool ok = false; shared->queue->Next(&completion, &ok);) {
+        std::unique_lock(shared->made).unlock();
+        static_cast<Completion*>(completion)->complete(ok);
+      }
     });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
   ~CompletionThread() { end(); }
   // When no operation is begun any more; waits for those under way. What is ended by its own thread ends right after.
   void end() {
     if (!thread_.joinable()) return;
-    queue_->Shutdown();
+    shared_->queue->Shutdown();
     if (thread_.get_id() == std::this_thread::get_id()) thread_.detach();
     else thread_.join();
   }
-  grpc::CompletionQueue& queue() { return *queue_; }
+  grpc::CompletionQueue& queue() { return *shared_->queue; }
+  // Before the first operation of an object: what was written to it until now is there when the operation ends. gRPC sees to that
+  // too, in a way that ThreadSanitizer does not.
+  void publish() { std::unique_lock(shared_->made).unlock(); }
 
  private:
-  std::shared_ptr<grpc::CompletionQueue> queue_;
+  struct Shared {
+    std::unique_ptr<grpc::CompletionQueue> queue;
+    std::mutex made;
+  };
+  std::shared_ptr<Shared> shared_;
   std::thread thread_;
 };
 
@@ -172,6 +190,7 @@ class BaseLink : public Link {
     handlers_ = {};
     std::lock_guard lock(mutex_);
     detached_ = true;
+    if (std::exchange(reading_paused_, false)) start_read();  // its end must be seen
   }
   bool open() const override {
     std::lock_guard lock(mutex_);
@@ -211,7 +230,7 @@ class BaseLink : public Link {
   // Under mutex_.
   void opened() {
     tell([self = self()] {
-      if (self->handlers_.on_open) self->handlers_.on_open(self);
+      if (auto handler = self->handlers_.on_open) handler(self);  // the handler may detach
     });
   }
   // Under mutex_.
@@ -370,12 +389,13 @@ class ServerLink final : public BaseLink {
  public:
   using BaseLink::BaseLink;
 
-  // Waits for the next call; on_accepted runs when it is there.
+  // Waits for the next call. On the completion thread: on_accepted runs when it is there, on_over last of all, also without a call.
   void accept(std::shared_ptr<ServerLink> self, v1::LinkService::AsyncService& service, grpc::ServerCompletionQueue& queue,
-              std::function<void()> on_accepted) {
+              std::function<void()> on_accepted, std::function<void()> on_over) {
     std::lock_guard lock(mutex_);
     alive_ = std::move(self);  // until it is over
     on_accepted_ = std::move(on_accepted);
+    on_over_ = std::move(on_over);
     context_.AsyncNotifyWhenDone(begin(gone_));
     service.RequestOpen(&context_, &stream_, &queue, &queue, static_cast<Completion*>(&accepted_));
   }
@@ -388,12 +408,12 @@ class ServerLink final : public BaseLink {
     ServerLink& link_;
   };
   void accepted(bool ok) {
-    std::shared_ptr<ServerLink> last;
     std::unique_lock lock(mutex_);
     if (!ok) {  // the server ends. Then gRPC does not say that the call is gone: there was none.
-      last = std::move(alive_);
+      const auto last = std::move(alive_);
+      const auto done = std::move(on_over_);
       lock.unlock();
-      return;
+      return done();
     }
     const auto next = std::exchange(on_accepted_, nullptr);
     if (auto auth = context_.auth_context()) {
@@ -417,14 +437,18 @@ class ServerLink final : public BaseLink {
     std::unique_lock lock(mutex_);
     end_sending(lock);
   }
-  void over() override { ended("the other side ended the link", std::move(alive_)); }
+  void over() override {
+    const auto done = std::move(on_over_);
+    ended("the other side ended the link", std::move(alive_));
+    done();
+  }
 
   grpc::ServerContext context_;
   grpc::ServerAsyncReaderWriter<v1::Frame, v1::Frame> stream_{&context_};
   Accepted accepted_{*this};
   Operation gone_{*this, static_cast<void (BaseLink::*)(bool)>(&ServerLink::gone)};
   Operation finish_{*this, static_cast<void (BaseLink::*)(bool)>(&ServerLink::finish_done)};
-  std::function<void()> on_accepted_;
+  std::function<void()> on_accepted_, on_over_;
   std::string uri_;
   std::shared_ptr<ServerLink> alive_;
 };
@@ -441,6 +465,7 @@ class ClientLink final : public BaseLink {
     std::lock_guard lock(mutex_);
     alive_ = std::move(self);  // until it is over
     writing_ = true;           // until it has begun
+    thread_.publish();
     stream_ = stub_->PrepareAsyncOpen(&context_, &thread_.queue());
     stream_->StartCall(begin(started_));
   }
@@ -463,6 +488,7 @@ class ClientLink final : public BaseLink {
     reading_over_ = finishing_ = true;
     end_sending(lock);
     stream_->Finish(&status_, begin(finish_));
+    context_.TryCancel();  // where the call itself has not ended: what came could not be read
   }
   void over() override {
     ended(status_.ok() ? "the other side ended the link" : "the link broke: " + status_.error_message(), std::move(alive_));
@@ -522,6 +548,11 @@ class Server::Impl final {
       ending_ = true;
     }
     if (server_) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
+    {
+      // Each link's call has ended; no operation may be begun for it when the queue is shut down.
+      std::unique_lock lock(accepting_);
+      none_left_.wait(lock, [this] { return links_ == 0; });
+    }
     if (thread_) thread_->end();
   }
 
@@ -567,7 +598,14 @@ class Server::Impl final {
     if (ending_) return;
     auto link = std::make_shared<ServerLink>(io_, handlers_of_link());
     auto* raw = link.get();
-    raw->accept(std::move(link), service_, *queue_, [this] { accept_next(); });
+    ++links_;
+    thread_->publish();
+    raw->accept(
+        std::move(link), service_, *queue_, [this] { accept_next(); },
+        [this] {
+          std::lock_guard over(accepting_);
+          if (--links_ == 0) none_left_.notify_all();
+        });
   }
 
   Handlers handlers_of_link() const {
@@ -579,6 +617,7 @@ class Server::Impl final {
         link->abort();
         return;
       }
+      std::erase_if(shared->links, [](const auto& each) { return each.second.expired(); });  // those that were detached
       shared->links[link.get()] = link;
       if (shared->handlers.on_open) shared->handlers.on_open(link);
     };
@@ -603,6 +642,8 @@ class Server::Impl final {
   grpc::ServerCompletionQueue* queue_ = nullptr;  // the thread's
   std::unique_ptr<grpc::Server> server_;
   std::mutex accepting_;
+  std::condition_variable none_left_;
+  int links_ = 0;  // with the one that waits for a call
   bool ending_ = false;
 };
 

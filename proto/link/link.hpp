@@ -84,7 +84,8 @@ class Server {
   std::unique_ptr<Impl> impl_;
 };
 
-// The lower side. Never blocks; a failure shows as on_closed. Until that or detach() it needs the io_context, also when nobody holds it.
+// The lower side. Never blocks; a failure shows as on_closed, but for std::system_error where the system has no thread left. Until
+// on_closed or detach() it needs the io_context, also when nobody holds it.
 LinkPtr connect_fd(boost::asio::io_context& io, unique_fd fd, Handlers handlers, Keepalive keepalive);
 // `server_name` is what the server's certificate says (DNS name), whatever the address is.
 LinkPtr connect_tls(boost::asio::io_context& io, const std::string& address, const std::string& server_name, const TlsIdentity& identity,

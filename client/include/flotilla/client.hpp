@@ -195,9 +195,10 @@ struct CommandSpec {
   bool merge_stderr = false;
   Duration time_limit{0};
   Duration queue_timeout{0};
-  Duration kill_grace{0};   // between TERM and KILL; 0 = 5 s
-  std::uint64_t pilot = 0;  // only this pilot
-  bool debug = false;       // the private folder is kept
+  Duration start_timeout{0};  // until its input files are there
+  Duration kill_grace{0};     // between TERM and KILL; 0 = 5 s
+  std::uint64_t pilot = 0;    // only this pilot
+  bool debug = false;         // the private folder is kept
 };
 
 // A code in the AMUSE convention: it is started with port, host and a flag, and connects back.

@@ -113,6 +113,11 @@ FakeDaemon::~FakeDaemon() {
 }
 
 std::string FakeDaemon::connect(const std::function<void(v1::HubStart&)>& change) {
+  begin_connect(change);
+  return end_connect();
+}
+
+void FakeDaemon::begin_connect(const std::function<void(v1::HubStart&)>& change) {
   cut();
   v1::HubStart start;
   start.set_instance(instance);
@@ -144,17 +149,21 @@ std::string FakeDaemon::connect(const std::function<void(v1::HubStart&)>& change
   connector_ = std::move(*child);
   theirs.reset();
   REQUIRE(hub::write_all(ours.get(), hub::format_hub_start(start)));
+  connecting_ = std::move(ours);
+}
+
+std::string FakeDaemon::end_connect() {
   std::string line;
   while (line.empty() || line.back() != '\n') {
     char byte;
-    const auto got = hub::read_exactly(ours.get(), &byte, 1, std::chrono::steady_clock::now() + 20s);
+    const auto got = hub::read_exactly(connecting_.get(), &byte, 1, std::chrono::steady_clock::now() + 20s);
     INFO(line);
     if (!got) FAIL(got.error().text());
     line += byte;
   }
   if (line.starts_with(hub::hub_line_start)) {
     channel_socket = line.substr(line.rfind(' ') + 1, line.size() - line.rfind(' ') - 2);
-    server_->add_fd(std::move(ours));
+    server_->add_fd(std::move(connecting_));
   }
   return line;
 }

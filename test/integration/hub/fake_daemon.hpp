@@ -28,6 +28,9 @@ class FakeDaemon {
 
   // Runs a connector; returns its line. With FLOTILLA-HUB the link is taken up.
   std::string connect(const std::function<void(v1::HubStart&)>& change = {});
+  // In two steps: the connector runs; it has answered.
+  void begin_connect(const std::function<void(v1::HubStart&)>& change = {});
+  std::string end_connect();
   // The connector runs on a host of this name (a UTS namespace of its own); empty = this host.
   std::string connector_host;
   // Connects, waits for Hello, welcomes the hub.
@@ -83,6 +86,7 @@ class FakeDaemon {
   std::optional<link::Server> server_;
   link::LinkPtr link_;
   hub::Child connector_;
+  unique_fd connecting_;
   int tokens_ = 0;
 };
 

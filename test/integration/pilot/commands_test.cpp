@@ -413,6 +413,14 @@ TEST_CASE("input files come by their hash, are checked and kept") {
   REQUIRE(daemon.wait_end(second));
   CHECK(daemon.job(second).out.find(to_hex(hash)) == 0);  // the first job's writing did not reach the cache
   CHECK(daemon.needs.size() == asked);
+  const auto never = daemon.submit_shell("true", [&](v1::JobSpec& s) {
+    with_file(s);
+    s.mutable_files(0)->set_sha256(sha256("nobody has it"));
+    s.set_start_timeout_ms(100);
+    daemon.on_need = nullptr;
+  });
+  REQUIRE(daemon.wait_end(never));
+  CHECK(daemon.job(never).end.exit().kind() == v1::START_TIMEOUT);
   REQUIRE(daemon.run_until([&] { return !std::filesystem::exists(daemon.job(first).running.folder()); }));
   const auto outside = daemon.submit_shell("true", [&](v1::JobSpec& s) {
     with_file(s);

@@ -225,6 +225,25 @@ TEST_CASE("links that break at any moment, with frames under way in both directi
   REQUIRE(run_until(io, [&] { return closed == opened; }));
 }
 
+TEST_CASE("a server ends while links begin, and its owner runs no more") {
+  boost::asio::io_context lower_io;
+  for (int round = 0; round < 60; ++round) {
+    boost::asio::io_context upper_io;
+    Pair pair;
+    link::LinkPtr lower;
+    {
+      link::Server server(upper_io, {}, link::keepalive_cluster);
+      server.add_fd(std::move(pair.upper_fd));
+      lower = link::connect_fd(lower_io, std::move(pair.lower_fd), {}, link::keepalive_cluster);
+      lower->send(ping(1));
+      // From before the call to after its first frame.
+      if (round % 3 != 0) run_until(lower_io, [&] { return lower->queued_bytes() == 0; });
+      for (int spin = 0; spin < round * 2000; ++spin) std::atomic_signal_fence(std::memory_order_seq_cst);
+    }
+    end(lower_io, lower);
+  }
+}
+
 TEST_CASE("frames that wait go together: all of them arrive, in order, large ones among small ones") {
   boost::asio::io_context io;
   Pair pair;

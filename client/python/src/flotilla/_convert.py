@@ -201,6 +201,7 @@ def _common(spec: Union[CommandSpec, WorkerSpec]) -> types_pb2.JobSpec:
         client_folder=_client_folder(working_folder),
         time_limit_ms=_ms("time_limit", spec.time_limit),
         queue_timeout_ms=_ms("queue_timeout", spec.queue_timeout),
+        start_timeout_ms=_ms("start_timeout", spec.start_timeout),
         kill_grace_ms=_ms("kill_grace", spec.kill_grace),
         private_folder=spec.private_folder,
         debug=spec.debug,
@@ -285,7 +286,6 @@ def job_spec(spec: Union[CommandSpec, WorkerSpec], uploads: Uploads) -> Tuple[ty
             merge_stderr=spec.merge_stderr,
         )
     else:
-        wire.start_timeout_ms = _ms("start_timeout", spec.start_timeout)
         _put(
             wire.worker,
             executable=_text("executable", spec.executable),

@@ -149,6 +149,7 @@ class CommandSpec:
     merge_stderr: bool = False
     time_limit: Seconds = 0
     queue_timeout: Seconds = 0
+    start_timeout: Seconds = 0  # until its input files are there
     kill_grace: Seconds = 0  # between TERM and KILL; 0 = 5 s
     pilot: int = 0  # only this pilot
     debug: bool = False  # the private folder is kept
