@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -76,6 +77,38 @@ TEST_CASE("a socket for this user alone; its file goes with it") {
     CHECK((fcntl(l.arrived.front().get(), F_GETFD) & FD_CLOEXEC) != 0);
   }
   CHECK_FALSE(fs::exists(path));
+}
+
+TEST_CASE("another user is turned away, also one who gets at the socket") {
+  if (geteuid() != 0) {
+    WARN("only root can be another user: not tried");
+    return;
+  }
+  Place place;
+  const auto path = place.path / "x.sock";
+  Listening l(path);
+  fs::permissions(place.path, fs::perms::all);
+  fs::permissions(path, fs::perms::all);
+  const pid_t stranger = fork();
+  if (stranger == 0) {  // waits for its connection to be closed
+    constexpr uid_t nobody = 65534;
+    char byte;
+    if (setgid(nobody) != 0 || setuid(nobody) != 0) _exit(1);
+    auto socket = channel::connect_unix(path);
+    _exit(socket && read(socket->get(), &byte, 1) == 0 ? 0 : 2);
+  }
+  REQUIRE(stranger > 0);
+  int status = -1;
+  const auto limit = std::chrono::steady_clock::now() + 20s;
+  while (waitpid(stranger, &status, WNOHANG) == 0 && std::chrono::steady_clock::now() < limit) {
+    l.io.restart();
+    l.io.run_for(10ms);
+  }
+  CHECK(status == 0);
+  CHECK(l.arrived.empty());
+  auto own = channel::connect_unix(path);
+  REQUIRE(own);
+  CHECK(l.one_comes());
 }
 
 TEST_CASE("without descriptors a listener rests, and takes who waits when there are some again") {
