@@ -168,7 +168,9 @@ Result<int> start(const Context& context, const PilotOptions& options) {
   }
   std::string problem;
   if (!options.no_wait) {
-    SlowStart slow("the pilot on " + options.spec.resource(), line);
+    SlowStart slow(
+        (pilots.size() == 1 ? "pilot " + std::to_string(pilots[0].id()) : std::string("the pilots")) + " on " + options.spec.resource(),
+        line);
     watched.set_pilots(true);
     watched.set_resources(true);
     bool snapshot = false;

@@ -86,7 +86,6 @@ class Cli:
         more.setdefault("stdout", subprocess.PIPE)
         more.setdefault("stderr", subprocess.PIPE)
         more.setdefault("cwd", self.work)
-        more.setdefault("bufsize", 0)  # communicate() does not see what a buffer holds back
         more.setdefault("bufsize", 0)  # what readline() has not asked for stays for communicate()
         process = subprocess.Popen([self.program, *words], env=environment, **more)
         self.started.append(process)

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,22 @@ def test_a_local_pilot_that_cannot_start_is_not_started_in_a_circle(own_cli):
                   "the second has failed")
     assert "no luck" in ended[-1]["message"]
     until(lambda: [pilot["id"] for pilot in own_cli.json("pilot", "list", "--ended")] == [2], "only the last is kept")
+
+
+def test_a_pilots_start_says_soon_why_its_front_end_is_not_reached(own_cli):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and nobody listens
+        own_cli.run("resource", "add", "far", "--location", f"127.0.0.1:{nobody.getsockname()[1]}")
+        waiting = own_cli.start("pilot", "start", "far")
+        begin = time.monotonic()
+        said = waiting.stderr.readline().decode()
+        assert time.monotonic() - begin < 10
+        assert re.search(r"pilot \d+ on far waits: .*Connection refused.*tried again", said), said
+        waiting.send_signal(signal.SIGINT)
+        waiting.communicate(timeout=20)
+        (far,) = [pilot for pilot in own_cli.json("pilot", "list") if pilot["spec"]["resource"] == "far"]
+        assert far["state"] == "submitted" and "Connection refused" in far["message"]
+        own_cli.run("pilot", "stop", str(far["id"]))
 
 
 def test_a_daemon_of_another_build_is_not_spoken_to(own_cli, tmp_path):
