@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -485,10 +486,14 @@ class Host:
         return found
 
     def processes_of_flotilla(self, instance=None):
-        """Ours, and what a job of ours started: by their environment, and by their name."""
+        """Ours, and what a job of ours started: by their environment, by their name, and runaways by what they were told."""
         return [p for p in self.processes()
                 if (p.environment.get("FLOTILLA_INSTANCE") and instance in (None, p.environment["FLOTILLA_INSTANCE"]))
-                or p.name.startswith("flotilla") or os.path.basename(p.argv[0] if p.argv else "").startswith("flotilla")]
+                or p.name.startswith("flotilla") or os.path.basename(p.argv[0] if p.argv else "").startswith("flotilla")
+                or re.fullmatch(RUNAWAY, p.argv[-1])]
+
+    def runaways(self):
+        return [p for p in self.processes() if re.fullmatch(RUNAWAY, p.argv[-1])]
 
     def tcp_bytes(self):
         text = self._in_net(["cat", "/proc/net/dev"])
@@ -695,6 +700,7 @@ class Flotilla:
     def __init__(self, host, env=None):
         self.host = host
         self.env = env or {}
+        self.local_runaways = False
 
     def run(self, *argv, timeout=60, check=True, input=None):
         return self.host.as_user(["flotilla", *argv], timeout=timeout, check=check, input=input, env=self.env)
@@ -729,11 +735,24 @@ class Flotilla:
     def add_cluster(self, name="hpc1", *options):
         return self.run("resource", "add", name, "--location", "asmith@frontend", *options)
 
-    def start_pilot(self, resource, *options, timeout=60):
-        """Its id, when it runs."""
+    def start_pilot(self, resource, *options, timeout=60, runaways=True):
+        """Its id, when it runs. `runaways`: each of its nodes, and this machine's pilot, get a job that tries to get away."""
         text = self.run("pilot", "start", resource, "--json", *options, timeout=timeout).stdout
         found = json.loads(text)
-        return (found[0] if isinstance(found, list) else found)["id"]
+        id = (found[0] if isinstance(found, list) else found)["id"]
+        if runaways:
+            self.start_runaways(id)
+        return id
+
+    def start_runaways(self, pilot):
+        pilots = {pilot}
+        if not self.local_runaways:
+            self.local_runaways = True
+            pilots |= {p["id"] for p in self.json("pilot", "list") if p["spec"]["resource"] == "local"}
+        jobs = [(p, [next(NUMBERS) for _ in self.pilot(p)["nodes"]]) for p in sorted(pilots)]
+        self.python(f"JOBS, SHELL = {jobs!r}, {RUNAWAY_JOB!r}\n" + START_RUNAWAYS)
+        wanted = sorted(f"{number}.47110{kind}" for _, numbers in jobs for number in numbers for kind in range(5))
+        wait_until(lambda: set(wanted) <= {p.argv[-1] for h in self.host.bed.hosts.values() for p in h.runaways()}, 10, "the runaways run")
 
     def pilot(self, id):
         found = self.json("pilot", "show", str(id))
@@ -758,6 +777,37 @@ class Flotilla:
         states = (states,) if isinstance(states, str) else states
         return wait_until(lambda: (j := self.job(id))["state"] in states and j, timeout, f"job {id} is {' or '.join(states)}", every=0.1)
 
+
+# What a runaway's `sleep` is told: a number of its own, and which kind it is.
+RUNAWAY = r"\d+\.47110\d"
+NUMBERS = itertools.count(1_000_000)
+RUNAWAY_JOB = """
+setsid sleep $0.471101 &
+(sleep $0.471102 &)
+(setsid sh -c 'setsid sleep $0.471103 &' $0 &)
+setsid env -i /usr/bin/sleep $0.471104 < /dev/null > /dev/null 2>&1 &
+exec sleep $0.471100
+"""
+# Jobs without slots come to a pilot's first node; to the others, beside a job that fills its node.
+START_RUNAWAYS = """
+from flotilla.v1 import client_pb2, types_pb2
+with flotilla.Daemon() as daemon:
+    def submit(number, **where):
+        spec = types_pb2.JobSpec(name="runaways", command=types_pb2.CommandSpec(argv=["sh", "-c", SHELL, str(number)]), **where)
+        return daemon.job(daemon._session.call("Submit", client_pb2.SubmitRequest(specs=[spec])).ids[0])
+    for pilot, numbers in JOBS:
+        if len(numbers) == 1:
+            submit(numbers[0], pilot=pilot, no_slots=True).wait_running(20)
+            continue
+        slots = daemon.pilot(pilot).info().nodes[0].slots
+        fillers = [daemon.submit(["sleep", "600"], pilot=pilot, processes=slots) for _ in numbers]
+        for number, filler in zip(numbers, fillers):
+            filler.wait_running(20)
+            submit(number, beside_job=filler.id).wait_running(20)
+        for filler in fillers:
+            filler.cancel()
+            filler.wait(20)
+"""
 
 PRELUDE = """
 import os, sys, time, hashlib

@@ -69,7 +69,7 @@ def test_one_of_the_nodes_is_down(bed, flotilla):
     try:
         flotilla.add_cluster("hpc1", "--host", "node1", "--host", "node2")
         begin = time.monotonic()
-        pilot = flotilla.start_pilot("hpc1", "--nodes", "2", "--slots", "1")
+        pilot = flotilla.start_pilot("hpc1", "--nodes", "2", "--slots", "1", runaways=False)
         assert flotilla.output("run", "--on", "hpc1", "--", "hostname") == "node2"
         told = wait_until(lambda: [n for n in flotilla.pilot(pilot)["nodes"] if not n["connected"] and "node1" in n["message"]], 15,
                           "it is said that node1 cannot be reached")

@@ -320,7 +320,7 @@ def test_cut_off_pilots_end_themselves(bed, cluster):
 
 def test_pilots_end_at_their_time_and_when_idle(bed, cluster):
     timed = cluster.start_pilot("nodes", "--slots", "1", "--time", "3s")
-    idle = cluster.start_pilot("front", "--slots", "1", "--idle", "2s")
+    idle = cluster.start_pilot("front", "--slots", "1", "--idle", "2s", runaways=False)
     cluster.wait_pilot(timed, "finished", 15)
     cluster.wait_pilot(idle, "finished", 15)
     wait_until(lambda: not pilot_processes(bed.node1) and not pilot_processes(bed.node2) and not pilot_processes(bed.frontend), 10, "no pilot is left")

@@ -61,7 +61,7 @@ def test_what_cannot_be_reached_is_named(bed, cluster):
     assert stopped.returncode != 0
     assert took < 40, f"{took:.1f} s"
     assert "front: not reached within 20 s" in stopped.stderr, stopped.stderr
-    assert "pilot 2 with 1 job" in stopped.stderr and "cut off: by 20" in stopped.stderr, stopped.stderr
+    assert "pilot 2 with 2 jobs" in stopped.stderr and "cut off: by 20" in stopped.stderr, stopped.stderr
     nothing_left(bed, bed.laptop)
     assert pilot_processes(bed.frontend)
     bed.laptop.heal("pub")
