@@ -486,11 +486,12 @@ class Host:
         return found
 
     def processes_of_flotilla(self, instance=None):
-        """Ours, and what a job of ours started: by their environment, by their name, and runaways by what they were told."""
+        """Ours, and what a job of ours started: by their environment, by their name, and runaways by what they were told;
+        and every ssh program: only ours run one while a test of ours runs."""
         return [p for p in self.processes()
                 if (p.environment.get("FLOTILLA_INSTANCE") and instance in (None, p.environment["FLOTILLA_INSTANCE"]))
                 or p.name.startswith("flotilla") or os.path.basename(p.argv[0] if p.argv else "").startswith("flotilla")
-                or re.fullmatch(RUNAWAY, p.argv[-1])]
+                or re.fullmatch(RUNAWAY, p.argv[-1]) or p.name == "ssh"]
 
     def runaways(self):
         return [p for p in self.processes() if re.fullmatch(RUNAWAY, p.argv[-1])]

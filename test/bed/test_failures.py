@@ -37,6 +37,12 @@ def guard_processes(host):
     return [p for p in host.processes() if p.argv[0].rsplit("/", 1)[-1].startswith("flotilla-agent") and "pilot" in p.argv[1:2] and "--serve" not in p.argv]
 
 
+def daemon_process(bed):
+    found = [p for p in bed.laptop.processes() if p.name == "flotilla" and "daemon" in p.argv]
+    assert len(found) == 1
+    return found[0]
+
+
 @pytest.fixture
 def cluster(flotilla):
     flotilla.add_cluster("front")
@@ -136,9 +142,7 @@ def test_a_killed_daemon_takes_up_again(bed, cluster):
             near_code.close()
         """) as script:
         assert script.line(60) == "ready"
-        daemon = [p for p in bed.laptop.processes() if p.name == "flotilla" and "daemon" in p.argv]
-        assert len(daemon) == 1
-        daemon[0].kill()
+        daemon_process(bed).kill()
         begin = time.monotonic()
         cluster.run("daemon", "start")
         assert time.monotonic() - begin < 5

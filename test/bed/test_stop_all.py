@@ -4,7 +4,7 @@ import time
 import pytest
 
 from bed import wait_until
-from test_failures import hub_processes, pilot_processes
+from test_failures import daemon_process, hub_processes, pilot_processes
 
 
 @pytest.fixture
@@ -74,8 +74,6 @@ def test_the_first_command_after_a_killed_daemon(bed, cluster):
     cluster.add_cluster("idle")
     cluster.run("resource", "connect", "idle")           # a hub without pilots
     assert len(hub_processes(bed.frontend)) == 3
-    daemon = [p for p in bed.laptop.processes() if p.name == "flotilla" and "daemon" in p.argv]
-    assert len(daemon) == 1
-    daemon[0].kill()
+    daemon_process(bed).kill()
     cluster.run("daemon", "stop", "--all", timeout=60)
     nothing_left(bed)
