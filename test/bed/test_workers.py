@@ -1,6 +1,8 @@
 """Code workers: on the laptop, on the front end, on a node; how they end; the example with its workers on the nodes."""
+import importlib.util
 import json
 import os
+import pathlib
 import sys
 
 import pytest
@@ -147,20 +149,40 @@ def test_an_mpi_worker(bed, flotilla):
         """)
 
 
-def _solar(flotilla, *options):
-    example = ROOT / "examples" / "solar_system" / "solar_system.py"
+PYTHON_HOST = [sys.executable, ROOT / "examples" / "solar_system" / "solar_system.py"]
+
+
+def _solar(flotilla, *options, host=PYTHON_HOST):
     worker = programs() / "gravity_worker"
-    done = flotilla.host.as_user([sys.executable, example, "--years", "2", "--json", "--gravity-worker", worker, *options],
+    assert worker.exists(), "gravity_worker is not built"
+    done = flotilla.host.as_user([*host, "--years=2", "--json", f"--gravity-worker={worker}", *options],
                                  env=flotilla.env | {"FLOTILLA_PROGRAM": "/opt/flotilla/bin/flotilla"}, timeout=180)
-    return json.loads(done.stdout)
+    ran_on = dict(line.split(" on ", 1) for line in done.stderr.splitlines() if "_worker " in line)
+    return json.loads(done.stdout), {name.strip(): host for name, host in ran_on.items()}
 
 
-def test_the_example_with_its_workers_on_the_nodes(cluster):
-    assert (programs() / "gravity_worker").exists(), "gravity_worker is not built"
-    here = _solar(cluster)
-    there = _solar(cluster, "--on-gravity", "at-nodes", "--mass-loss", "--on-star", "at-front")
-    assert abs(here["energy_error"]) < 1e-8
-    assert here["distance_km"].keys() == there["distance_km"].keys()
-    assert 0 < here["distance_km"]["Neptune"] < 1000
-    assert abs(there["distance_km"]["Neptune"] - here["distance_km"]["Neptune"]) < 100
+def _agree(one, other, kilometres):
+    assert one["distance_km"].keys() == other["distance_km"].keys()
+    for name, distance in one["distance_km"].items():
+        assert abs(other["distance_km"][name] - distance) < kilometres, name
 
+
+@pytest.mark.parametrize("gravity, star", [("at-nodes", "at-front"), ("local", "at-front"), ("at-front", "local")])
+def test_the_example_with_its_workers_elsewhere(cluster, gravity, star):
+    hosts = {"local": ("laptop", "this machine"), "at-front": ("frontend",), "at-nodes": ("node1", "node2")}
+    here, _ = _solar(cluster, "--mass-loss")
+    there, ran_on = _solar(cluster, "--mass-loss", "--on-gravity", gravity, "--on-star", star)
+    assert ran_on["gravity_worker"] in hosts[gravity] and ran_on["star_worker"] in hosts[star], ran_on
+    assert abs(there["energy_error"]) < 1e-8
+    assert 0 < there["distance_km"]["Neptune"] < 1000
+    _agree(here, there, 0.001)
+
+
+def test_the_example_in_cpp_with_its_workers_elsewhere(cluster):
+    program = programs() / "solar_system"
+    assert program.exists(), "solar_system is not built"
+    ephemeris = pathlib.Path(importlib.util.find_spec("de421").origin).parent
+    options = ("--mass-loss", "--on-gravity", "at-nodes", "--on-star", "at-front")
+    said, ran_on = _solar(cluster, *options, f"--ephemeris={ephemeris}", host=[program])
+    assert ran_on["gravity_worker"] in ("node1", "node2") and ran_on["star_worker"] == "frontend", ran_on
+    _agree(_solar(cluster, *options)[0], said, 0.1)
