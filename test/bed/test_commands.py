@@ -1,5 +1,6 @@
 """Resources, pilots and commands: on the laptop, on the front end, on nodes behind it."""
 import base64
+import contextlib
 import json
 import os
 import pty
@@ -87,6 +88,31 @@ def test_a_pilot_that_cannot_start_says_why(bed, flotilla):
     assert done.returncode != 0
     assert "the licence server is down" in said and "9" in said and "frontend" in said, said
     assert took < 10
+
+
+@pytest.mark.parametrize("how", ["off", "silent"])
+@pytest.mark.parametrize("nodes", ["1", "2"])
+def test_a_pilot_all_of_whose_hosts_are_down_says_so(bed, flotilla, how, nodes):
+    flotilla.add_cluster("hpc1", "--host", "node1", "--host", "node2")
+    flotilla.run("resource", "connect", "hpc1")
+    with contextlib.ExitStack() as healing:
+        for host in (bed.node1, bed.node2):
+            if how == "off":
+                host.power_off()
+                healing.callback(host.power_on)
+            else:
+                healing.enter_context(host.closed_to("priv"))
+        begin = time.monotonic()
+        done = flotilla.run("pilot", "start", "hpc1", "--nodes", nodes, check=False, timeout=120)
+        took = time.monotonic() - begin
+        said = done.stdout + done.stderr
+        assert done.returncode != 0
+        assert "node1" in said and "node2" in said, said
+        assert "exit code 255" in said, said
+        assert "No route to host" in said or "timed out" in said, said
+        assert took < 10, f"{took:.1f} s: {said}"
+        failed = max(flotilla.json("pilot", "list", "--ended"), key=lambda p: p["id"])
+        assert failed["state"] == "failed" and "node2" in failed["message"], failed
 
 
 def connect_with_password(flotilla, resource):
