@@ -701,7 +701,7 @@ class Flotilla:
     def __init__(self, host, env=None):
         self.host = host
         self.env = env or {}
-        self.local_runaways = False
+        self.runaways = {}        # pilot -> the number of each node's
 
     def run(self, *argv, timeout=60, check=True, input=None):
         return self.host.as_user(["flotilla", *argv], timeout=timeout, check=check, input=input, env=self.env)
@@ -747,13 +747,17 @@ class Flotilla:
 
     def start_runaways(self, pilot):
         pilots = {pilot}
-        if not self.local_runaways:
-            self.local_runaways = True
+        if not self.runaways:
             pilots |= {p["id"] for p in self.json("pilot", "list") if p["spec"]["resource"] == "local"}
-        jobs = [(p, [next(NUMBERS) for _ in self.pilot(p)["nodes"]]) for p in sorted(pilots)]
-        self.python(f"JOBS, SHELL = {jobs!r}, {RUNAWAY_JOB!r}\n" + START_RUNAWAYS)
-        wanted = sorted(f"{number}.47110{kind}" for _, numbers in jobs for number in numbers for kind in range(5))
-        wait_until(lambda: set(wanted) <= {p.argv[-1] for h in self.host.bed.hosts.values() for p in h.runaways()}, 10, "the runaways run")
+        new = {p: [next(NUMBERS) for _ in self.pilot(p)["nodes"]] for p in sorted(pilots)}
+        self.runaways |= new
+        self.python(f"JOBS, SHELL = {new!r}, {RUNAWAY_JOB!r}\n" + START_RUNAWAYS)
+        self.wait_runaways(*new)
+
+    def wait_runaways(self, *pilots):
+        """Those of these pilots run; without an argument, all."""
+        wanted = {f"{number}.47110{kind}" for p in pilots or self.runaways for number in self.runaways[p] for kind in range(5)}
+        wait_until(lambda: wanted <= {p.argv[-1] for h in self.host.bed.hosts.values() for p in h.runaways()}, 10, "the runaways run")
 
     def pilot(self, id):
         found = self.json("pilot", "show", str(id))
@@ -796,7 +800,7 @@ with flotilla.Daemon() as daemon:
     def submit(number, **where):
         spec = types_pb2.JobSpec(name="runaways", command=types_pb2.CommandSpec(argv=["sh", "-c", SHELL, str(number)]), **where)
         return daemon.job(daemon._session.call("Submit", client_pb2.SubmitRequest(specs=[spec])).ids[0])
-    for pilot, numbers in JOBS:
+    for pilot, numbers in JOBS.items():
         if len(numbers) == 1:
             submit(numbers[0], pilot=pilot, no_slots=True).wait_running(20)
             continue

@@ -120,6 +120,7 @@ def test_a_killed_hub_is_started_again(bed, cluster):
     assert cluster.output("job", "logs", str(job)) == "went on"
     assert cluster.output("run", "--on", "nodes", "--", "echo", "again") == "again"
     assert cluster.job(job)["attempt"] == 1
+    cluster.wait_runaways()
 
 
 def test_a_killed_daemon_takes_up_again(bed, cluster):
@@ -155,6 +156,7 @@ def test_a_killed_daemon_takes_up_again(bed, cluster):
     assert cluster.pilot(here)["state"] == "running"
     cluster.wait_pilot(far, "running", 20)
     assert cluster.output("run", "--on", "nodes", "--", "echo", "again") == "again"
+    cluster.wait_runaways()
 
 
 # ---- the link is lost while a worker computes, and in the middle of an array
@@ -183,6 +185,7 @@ def test_a_lost_link_in_a_call(bed, cluster, label, how):
         assert said in ("frontend", "node1", "node2")
         assert script.line(20) == "5"
         assert took < 15, f"{took:.1f} s"
+        cluster.wait_runaways()
 
 
 def test_a_lost_link_of_the_systems_own_ssh_in_a_call(bed, flotilla):
@@ -200,6 +203,7 @@ def test_a_lost_link_of_the_systems_own_ssh_in_a_call(bed, flotilla):
         assert bed.frontend.kill_sshd_sessions() >= 1
         assert script.line(20) == "frontend"
         assert script.line(20) == "5"
+        flotilla.wait_runaways()
 
 
 def test_a_call_over_a_slow_line_takes_one_round_trip(bed, flotilla):
@@ -256,6 +260,7 @@ def test_a_lost_link_in_the_middle_of_an_array(bed, cluster, label, how):
             assert script.line(60) == "whole"
             took = time.monotonic() - begin
             assert took < 25, f"{took:.1f} s"     # two ways at 200 Mbit/s, and the new connection
+            cluster.wait_runaways()
         finally:
             bed.laptop.unlimit_rate("pub")
         assert bed.frontend.tcp_bytes() - before > 50_000_000
@@ -290,6 +295,7 @@ def test_a_cut_of_a_minute(bed, cluster, where):
     cluster.wait_job(job, "finished", 60)
     assert cluster.output("job", "logs", str(job)).split() == [str(i) for i in range(1, 91)], "no line is lost, none twice"
     assert cluster.job(job)["attempt"] == 1
+    cluster.wait_runaways()
 
 
 def test_the_front_end_loses_power(bed, cluster):

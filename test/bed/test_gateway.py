@@ -43,3 +43,4 @@ def test_a_link_that_is_lost_in_a_call(bed, flotilla, transport, victim):
         assert bed.hosts[victim].kill_sshd_sessions() >= 1
         assert script.line(30) == "inner"
         assert script.line(20) == "5"
+        flotilla.wait_runaways()
