@@ -25,7 +25,7 @@ using boost::system::error_code;
 using namespace std::chrono_literals;
 
 constexpr std::size_t starts_at_once = 32;  // ssh clients on a front end that others use too
-constexpr int ssh_connect_timeout_s = 5;
+constexpr int ssh_connect_timeout_s = 4;    // two that are silent are told of within 10 s
 // A pilot that cannot start is reported within 10 s (a host that is down: the first of these).
 constexpr auto login_limit = 8s;
 constexpr auto pilot_limit = 12s;   // the pilot itself gives up after 10 s

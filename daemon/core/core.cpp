@@ -345,8 +345,9 @@ void Core::on_launch_report(const v1::LaunchReport& report, Now now, Outbox& out
     case v1::LaunchReport::ENDED: {
       std::string message = report.message();
       if (message.empty()) message = fmt::format("exit code {} on {}", report.exit_code(), report.host());
-      if (!report.stderr_tail().empty()) message += ": " + report.stderr_tail();
-      while (!message.empty() && message.back() == '\n') message.pop_back();
+      std::string tail = report.stderr_tail();
+      while (tail.ends_with('\n')) tail.pop_back();
+      if (!message.ends_with(tail)) message += ": " + tail;  // its last line may be the cause
       node.record.set_message(message);
       note_node(pilot.id, node, true, now, out);
       settle_pilot(pilot, now, out);

@@ -274,9 +274,11 @@ void Core::on_start_result(NodeId id, const StartResult& result, Moment now, Out
     node->tried.insert(node->host);
     const std::string other = next_host(launch, *node);
     if (!other.empty()) {
-      const std::string before = node->host;
+      out.notes.push_back(node_text(id) + " on " + node->host + " was not started: " + result.message);
+      if (result.message.find(node->host) == std::string::npos) node->troubles += node->host + ": ";
+      node->troubles += result.message + "; ";
       node->host = other;
-      node->message = before + " could not be reached; trying " + other;
+      node->message = node->troubles + "trying " + other;
       report(id, *node, out);
       out.starts.push_back({id, other, ""});
       out.save = true;
@@ -284,7 +286,7 @@ void Core::on_start_result(NodeId id, const StartResult& result, Moment now, Out
     }
   }
   node->stage = Stage::failed;
-  node->message = result.message;
+  node->message = node->troubles + result.message;
   node->stderr_tail = result.stderr_tail;
   node->exit_code = result.exit_code;
   out.notes.push_back(node_text(id) + " on " + node->host + " was not started: " + result.message);

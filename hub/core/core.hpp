@@ -75,6 +75,7 @@ struct Node {
   Moment lost_since = 0;
   Moment grace_ms = 0;          // from then on
   std::set<std::string> tried;  // hosts that could not be reached
+  std::string troubles;         // why not
 };
 
 struct Launch {

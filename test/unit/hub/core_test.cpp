@@ -342,6 +342,7 @@ TEST_CASE("several hosts: a node whose host is down takes a spare one, the other
   const auto report = bench.sent(daemon_tag).at(0).launch_report();
   CHECK(report.stage() == v1::LaunchReport::FAILED);
   CHECK(report.host() == "n3");
+  CHECK(report.message().find("n1") != std::string::npos);  // the first one's cause as well
   CHECK(report.stderr_tail() == "why");
   CHECK(report.exit_code() == 7);
   CHECK(bench.core.has_pilots());
