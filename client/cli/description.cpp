@@ -1,8 +1,5 @@
 #include "client/cli/description.hpp"
 
-// With its default settings, as everywhere in this program: other settings in one file break the one-definition rule.
-#include <toml++/toml.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <functional>
@@ -10,6 +7,7 @@
 
 #include "client/cli/core/suggest.hpp"
 #include "client/cli/core/units.hpp"
+#include "proto/base/toml.hpp"
 
 namespace flotilla::cli {
 namespace {
@@ -206,6 +204,8 @@ Result<std::vector<Item>> parse(const std::string& text, const std::string& sour
   } catch (const toml::parse_error& problem) {
     return fail(Code::invalid_argument,
                 source + ", line " + std::to_string(problem.source().begin.line) + ": " + std::string(problem.description()));
+  } catch (const TomlFault& problem) {
+    return fail(Code::invalid_argument, source + ": " + problem.what());
   }
   std::vector<Item> items;
   std::vector<std::string> faults;

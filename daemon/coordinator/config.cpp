@@ -8,9 +8,9 @@
 #include <cmath>
 #include <functional>
 #include <map>
-#include <toml++/toml.h>
 
 #include "proto/base/paths.hpp"
+#include "proto/base/toml.hpp"
 
 namespace flotilla::daemon {
 namespace {
@@ -93,6 +93,8 @@ Result<Config> parse_config(const std::string& text, const std::string& name) {
     table = toml::parse(text);
   } catch (const toml::parse_error& problem) {
     return fail(Code::invalid_argument, fmt::format("{}, line {}: {}", name, problem.source().begin.line, problem.description()));
+  } catch (const TomlFault& problem) {
+    return fail(Code::invalid_argument, fmt::format("{}: {}", name, problem.what()));
   }
   const std::map<std::string, std::map<std::string, std::function<Status(const toml::node&)>>> sections{
       {"daemon",

@@ -181,7 +181,7 @@ bool parse_bootstrap_line(BootstrapAnswer& answer, const std::string& nonce, std
   else if (key == "time") answer.time_s = number(rest, 0);
   else if (key == "place") {
     const auto free = number(take_word(rest), -1);
-    answer.places.push_back({std::string(rest), free});
+    if (!rest.empty()) answer.places.push_back({std::string(rest), free});
   } else if (key == "refused") {
     const auto colon = rest.find(" : ");
     auto reason = colon == std::string_view::npos ? std::string() : std::string(rest.substr(colon + 3));

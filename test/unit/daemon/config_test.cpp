@@ -46,6 +46,15 @@ TEST_CASE("a file that is no TOML is refused with the line; none is the default"
   CHECK(load_config("/nonexistent/config.toml", Missing::defaults)->local_pilot);
 }
 
+TEST_CASE("brackets that stand for nothing are refused") {
+  for (const char* text : {"[[[job]]]", "[=]", "[[ ", "[.x]", "[]", "= 1", "[[[JO@[[JO"}) {
+    CAPTURE(text);
+    const auto config = parse_config(text, "config.toml");
+    REQUIRE_FALSE(config);
+    CHECK(config.error().message.starts_with("config.toml"));
+  }
+}
+
 TEST_CASE("a file that was named and is not there, or cannot be read, is refused by name") {
   const auto missing = load_config("/nonexistent/config.toml", Missing::refused);
   REQUIRE_FALSE(missing);
