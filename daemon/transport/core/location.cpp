@@ -34,6 +34,7 @@ Result<Location> parse_location(const std::string& text) {
     location.host = rest;  // no colon, or a bare IPv6 address
   }
   if (location.host.empty()) return wrong("the host is missing");
+  if (location.host.find_first_of("[]") != std::string::npos) return wrong("brackets stand around an IPv6 address alone");
   // Both travel to programs as arguments: nothing that could be taken for an option, and no blanks.
   for (const auto* part : {&location.user, &location.host}) {
     if (!part->empty() && part->front() == '-') return wrong("'" + *part + "' begins with '-'");
