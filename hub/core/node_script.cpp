@@ -176,7 +176,7 @@ std::optional<std::pair<std::string, int>> parse_address(std::string_view text) 
     return std::nullopt;
   std::string_view address = text.substr(0, colon);
   if (address.front() == '[' && address.back() == ']') address = address.substr(1, address.size() - 2);
-  if (address.empty()) return std::nullopt;
+  if (address.empty() || address.find_first_of("[] \t\r\n") != std::string_view::npos) return std::nullopt;
   return std::pair(std::string(address), port);
 }
 

@@ -58,7 +58,7 @@ void lines(const std::string& text) {
   (void)hub::describe_failure("node1", 1, 0, text);
   require(hub::tail_of(text, 10).size() <= 10);
   if (const auto address = hub::parse_address(text)) {
-    require(address->second > 0 && address->second < 65536);
+    require(address->second >= 0 && address->second < 65536);
     require(hub::parse_address(hub::format_address(address->first, address->second)) == address);
   }
   if (hub::check_host(text)) require(!text.empty() && text[0] != '-' && text.find_first_of(" \n'\"$`;") == std::string::npos);
