@@ -16,14 +16,24 @@ std::string lower(std::string_view text) {
 }
 
 bool matches_pattern(std::string_view pattern, std::string_view name) {
-  if (pattern.empty()) return name.empty();
-  if (pattern[0] == '*') {
-    for (std::size_t skip = 0; skip <= name.size(); ++skip)
-      if (matches_pattern(pattern.substr(1), name.substr(skip))) return true;
-    return false;
+  // Only the last '*' needs to be tried again with more: what the ones before it took is enough.
+  std::size_t at = 0, in = 0, star = std::string_view::npos, taken = 0;
+  while (in < name.size()) {
+    if (at < pattern.size() && pattern[at] == '*') {
+      star = at++;
+      taken = in;
+    } else if (at < pattern.size() && (pattern[at] == '?' || pattern[at] == name[in])) {
+      ++at;
+      ++in;
+    } else if (star != std::string_view::npos) {
+      at = star + 1;
+      in = ++taken;
+    } else {
+      return false;
+    }
   }
-  if (name.empty()) return false;
-  return (pattern[0] == '?' || pattern[0] == name[0]) && matches_pattern(pattern.substr(1), name.substr(1));
+  while (at < pattern.size() && pattern[at] == '*') ++at;
+  return at == pattern.size();
 }
 
 std::string decode_base64(std::string_view text) {
