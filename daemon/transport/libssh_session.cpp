@@ -1122,7 +1122,7 @@ Error LibsshSession::serve(std::unique_ptr<RemoteCommand> connector, unique_fd l
       outlived_its_hub_ = !there || stream->ended();
       if (!outlived_its_hub_) return end_all(std::move(error));
       if (there) remove(stream);
-      return error;  // what else goes through this session goes on
+      return error;  // what else goes through the connection goes on
     }
     const auto now = std::chrono::steady_clock::now();
     const bool owes = std::any_of(streams_.begin(), streams_.end(), [](const auto& each) { return each->owes(); });

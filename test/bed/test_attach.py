@@ -3,8 +3,10 @@ import signal
 import time
 
 import pytest
+from bed import wait_until
 
-COUNT = "i=0; while [ ! -e go ]; do echo $((i += 1)); sleep 0.05; done; echo end"
+# How far it is stands in a file too: that can be seen while the link is cut.
+COUNT = "i=0; while [ ! -e go ]; do i=$((i + 1)); echo $i | tee at; sleep 0.05; done; echo end"
 
 
 def begin(flotilla, transport):
@@ -40,18 +42,22 @@ def test_attach_goes_on_where_it_was(bed, flotilla, how, transport):
     cut = bed.frontend if how == "silence" else bed.laptop
     try:
         lines = take_until(attached, 20)
+        folder = flotilla.job(job)["folder"]
+        def far():
+            return int(bed.frontend.as_user(["cat", f"{folder}/at"]).stdout or 0)
         cut.cut("pub")
         if how == "asleep":
             asleep = bed.laptop.processes_of_flotilla()
             for process in asleep:
                 process.kill(signal.SIGSTOP)
-        time.sleep(8)           # the length of the cut
+        begun = far()
+        wait_until(lambda: far() > begun + 100, 60, "the job has gone on meanwhile")
         cut.heal("pub")
         wake(asleep, attached)
         healed = time.monotonic()
         lines += take_until(attached, int(lines[-1]) + 100)
         came_back = time.monotonic() - healed
-        bed.frontend.as_user(["touch", flotilla.job(job)["folder"] + "/go"])
+        bed.frontend.as_user(["touch", f"{folder}/go"])
         lines += attached.stdout.read().split()
         assert attached.wait(10) == 0, attached.stderr.read()
         assert lines == [str(i) for i in range(1, len(lines))] + ["end"], "no line is lost, none twice"
