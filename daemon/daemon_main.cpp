@@ -81,7 +81,7 @@ int run(ReadyPipe& ready, bool foreground, bool local_pilot) {
   if (auto status = init_log(places.log_file, foreground ? LogTo::file_and_stderr : LogTo::file); !status) return refuse(status.error());
   auto config = load_config(places.config_file, config_file_named() ? Missing::refused : Missing::defaults);
   if (!config) return refuse(config.error());
-  if (!local_pilot) config->local_pilot = false;
+  config->starts_local_pilot = local_pilot;
   set_log_debug(config->debug);
   auto agent = find_agent(config->agent);
   if (!agent) return refuse(agent.error());

@@ -199,8 +199,9 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     tls_servers_.clear();
     beside_server_.reset();
     if (keep_state_) return;
-    for (const auto& path : {places_.link_socket(), places_.pilot_socket(), places_.channel_socket(), places_.state_file})
-      unlink(path.c_str());
+    for (const auto& path : {places_.link_socket(), places_.pilot_socket(), places_.channel_socket()}) unlink(path.c_str());
+    if (core_.untold()) save_now();
+    else unlink(places_.state_file.c_str());
     spdlog::info("the hub has ended");
     if (places_.trial) {
       unlink(places_.log_file.c_str());
@@ -357,7 +358,10 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     const bool same_host = record->host == host_name();
     const bool same_boot = same_host && record->boot_id == boot_id();
     spdlog::info("taking up {} pilots of the hub that ran here before (pid {} on {})", record->launches.size(), record->pid, record->host);
-    for (const auto& address : record->listening) {
+    const bool expected = std::ranges::any_of(record->launches, [](const auto& launch) {
+      return std::ranges::any_of(launch.second.nodes, [](const auto& node) { return alive(node.second); });
+    });
+    for (const auto& address : expected ? record->listening : std::vector<std::string>()) {
       const auto parsed = parse_address(address);
       if (!parsed) continue;
       if (auto listening = listen_tls(parsed->first, parsed->second); !listening) {
@@ -369,7 +373,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     std::vector<std::pair<NodeId, std::uint32_t>> present;
     for (const auto& [pilot, launch] : record->launches)
       for (const auto& [index, node] : launch.nodes) {
-        if (!node.beside || node.stage == Stage::failed || node.stage == Stage::left) continue;
+        if (!node.beside || !alive(node)) continue;
         const NodeId id{PilotId{pilot}, index};
         if (same_boot && node.pid && is_pilot_process(node.pid)) present.emplace_back(id, node.pid);
         else if (same_host && (node.pid || !same_boot)) gone.push_back(id);

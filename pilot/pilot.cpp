@@ -205,7 +205,7 @@ class Pilot {
   bool welcomed_ = false, registered_ = false;
   std::string last_trouble_;
 
-  bool ending_ = false, refused_ = false, goodbye_ = false;
+  bool ending_ = false, refused_ = false, cut_off_ = false, goodbye_ = false;
   std::string end_reason_;
   int exit_code_ = 0;
 
@@ -660,6 +660,7 @@ void Pilot::on_frame(v1::Frame frame) {
       after_change();
       break;
     case v1::Frame::kEndPilot:
+      cut_off_ = frame.end_pilot().cut_off();
       begin_ending(frame.end_pilot().reason().empty() ? "it was told to end" : frame.end_pilot().reason(), false,
                    frame.end_pilot().grace_ms() > 0 ? std::chrono::milliseconds(frame.end_pilot().grace_ms())
                                                     : std::chrono::milliseconds(default_grace));
@@ -914,7 +915,7 @@ void Pilot::begin_ending(const std::string& reason, bool failed, std::chrono::mi
 void Pilot::check_ended() {
   if (goodbye_ || table_.busy()) return;
   // The daemon may still have ends and output to take, also when the link comes back in that time.
-  if (table_.all().empty() || refused_ || lifetime_.cut_off(now())) {
+  if (table_.all().empty() || refused_ || cut_off_ || lifetime_.cut_off(now())) {
     say_goodbye();
     return;
   }

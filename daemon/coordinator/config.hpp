@@ -20,6 +20,8 @@ struct Config {
   std::uint32_t local_slots = 0;                      // [local_pilot] slots, 0 = processors
   std::int64_t pilot_idle_ms = -1;                    // [pilots] idle = "30m" | "never"
   std::int64_t pilot_cutoff_ms = 24ll * 3600 * 1000;  // [pilots] cutoff
+  // Not in the file: false = this daemon is only to stop what an earlier one has left.
+  bool starts_local_pilot = true;
 };
 
 // A file that is not there is an empty one.

@@ -532,7 +532,7 @@ bool Coordinator::has_local_pilot() const {
 }
 
 void Coordinator::ensure_local_pilot() {
-  if (!config_.local_pilot || has_local_pilot()) return;
+  if (!config_.local_pilot || !config_.starts_local_pilot || has_local_pilot()) return;
   v1::PilotSpec spec;
   spec.set_resource("local");
   spec.set_label("local");
@@ -545,6 +545,7 @@ void Coordinator::ensure_local_pilot() {
 
 // At the start: one of an earlier daemon that is not as the configuration says now ends after its jobs.
 void Coordinator::fit_local_pilot() {
+  if (!config_.starts_local_pilot) return;  // it is stopped in a moment
   const auto it = state().pilots.find(PilotId{std::strtoull(journal_->get(local_pilot_key).c_str(), nullptr, 10)});
   if (it == state().pilots.end() || ended(it->second.state) || it->second.stop_wanted || it->second.drain_wanted) return;
   if (config_.local_pilot && it->second.spec.slots_per_node() == config_.local_slots) return;

@@ -170,6 +170,22 @@ void Hubs::on_connected(const std::string& resource, const v1::Hello& hello) {
     ping.mutable_ping()->set_sent_us(steady_us());
     send(resource, std::move(ping));
   });
+  ask_for_missing(resource, hello.hub());
+}
+
+// Of pilots that the hub does not count among those that live, it says what it knows when it is asked: they are not waited for.
+void Hubs::ask_for_missing(const std::string& resource, const v1::HubHello& hub) {
+  const std::set<std::uint64_t> there(hub.launches().begin(), hub.launches().end());
+  for (const auto& [id, pilot] : coordinator_.state().pilots) {
+    if (ended(pilot.state) || pilot.spec.resource() != resource || there.contains(id.value)) continue;
+    for (const auto& [index, node] : pilot.nodes) {
+      if (node.linked || node.gone || node.incarnation.empty()) continue;
+      v1::Frame ping;
+      ping.set_peer(format_peer({id, index}));
+      ping.mutable_ping()->set_sent_us(steady_us());
+      coordinator_.after_commit([this, resource, ping] { send(resource, ping); });
+    }
+  }
 }
 
 void Hubs::on_frame(const std::string& resource, v1::Frame frame) {

@@ -81,6 +81,7 @@ class Hubs {
   void let_go(const std::string& resource, Hub& hub, const std::string& cause);
   void on_state(const std::string& resource, v1::HubState state, const std::string& message, double fraction);
   void on_connected(const std::string& resource, const v1::Hello& hello);
+  void ask_for_missing(const std::string& resource, const v1::HubHello& hub);
   void on_frame(const std::string& resource, v1::Frame frame);
   void on_hub_lost(const std::string& resource, const Error& error);
   void on_ended(const std::string& resource, const Error& error);

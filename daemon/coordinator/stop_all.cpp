@@ -206,7 +206,8 @@ void Coordinator::finish_stopping(const std::shared_ptr<Stopping>& stopping) {
   for (const auto& [name, part] : stopping->plan.parts()) {
     std::vector<PilotId> pilots;
     std::size_t jobs = 0;
-    std::int64_t ends_ms = part.local ? 0 : now().wall_ms + idle_hub_ms;
+    // A hub alone: it ends as one that nobody needs, or as one that is cut off.
+    std::int64_t ends_ms = part.local ? 0 : now().wall_ms + std::min(idle_hub_ms, config_.pilot_cutoff_ms);
     std::string lost;
     for (const auto& [id, pilot] : state().pilots) {
       if (pilot.spec.resource() != name) continue;

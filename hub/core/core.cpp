@@ -14,8 +14,6 @@ constexpr std::pair<Stage, const char*> stage_names[] = {
     {Stage::lost, "lost"},         {Stage::failed, "failed"},   {Stage::left, "left"},
 };
 
-bool alive(const Node& node) { return node.stage != Stage::failed && node.stage != Stage::left; }
-
 std::string node_text(NodeId id) { return "node " + std::to_string(id.node) + " of pilot " + std::to_string(id.pilot.value); }
 
 }  // namespace
@@ -25,6 +23,7 @@ const char* name_of(Stage stage) {
     if (value == stage) return name;
   return "";
 }
+bool alive(const Node& node) { return node.stage != Stage::failed && node.stage != Stage::left; }
 std::optional<Stage> parse_stage(const std::string& name) {
   for (const auto& [value, text] : stage_names)
     if (name == text) return value;
@@ -280,7 +279,7 @@ void Core::on_start_result(NodeId id, const StartResult& result, Moment now, Out
       node->host = other;
       node->message = node->troubles + "trying " + other;
       report(id, *node, out);
-      out.starts.push_back({id, other, ""});
+      out.starts.push_back({id, other, "", node->tried.size()});
       out.save = true;
       return;
     }
@@ -344,12 +343,13 @@ void Core::stop_launch(const v1::StopLaunch& order, Moment now, Outbox& out) {
   note_need(now);
 }
 
-void Core::end_node(NodeId id, Node& node, const std::string& reason, std::int64_t grace_ms, Outbox& out) {
+void Core::end_node(NodeId id, Node& node, const std::string& reason, std::int64_t grace_ms, Outbox& out, bool cut_off) {
   if (node.stage == Stage::starting) out.cancel_starts.push_back(id);
   if (!node.link) return;
   v1::Frame frame;
   frame.mutable_end_pilot()->set_reason(reason);
   frame.mutable_end_pilot()->set_grace_ms(grace_ms);
+  frame.mutable_end_pilot()->set_cut_off(cut_off);
   out.frames.emplace_back(node.link, std::move(frame));
 }
 
@@ -626,6 +626,7 @@ void Core::finish_if_done(Moment now, Outbox& out) {
       for (const auto& [index, node] : launch.nodes) waiting |= alive(node);
   if (waiting && !given_up) return;
   finished_ = true;
+  untold_ = !daemon_ && !launches_.empty();
   v1::Frame frame;
   frame.mutable_goodbye()->set_reason("the hub has ended");
   if (daemon_) {
@@ -663,7 +664,7 @@ void Core::on_tick(Moment now, Outbox& out) {
       launch.stopping = true;
       out.save = true;
       for (auto& [index, node] : launch.nodes)
-        if (alive(node)) end_node({PilotId{pilot}, index}, node, "cut off from the daemon for too long", end_job_grace_ms, out);
+        if (alive(node)) end_node({PilotId{pilot}, index}, node, "cut off from the daemon for too long", end_job_grace_ms, out, true);
     }
     if (!cut_off_ && now >= daemon_gone_since_ + cutoff_of_hub()) {
       cut_off_ = true;

@@ -78,6 +78,8 @@ struct Node {
   std::string troubles;         // why not
 };
 
+bool alive(const Node& node);  // not known to be gone
+
 struct Launch {
   v1::PilotSettings settings;
   std::uint32_t node_count = 1;
@@ -104,8 +106,9 @@ struct StartResult {
 
 struct StartOrder {
   NodeId node;
-  std::string host;    // empty = beside the hub
-  std::string secret;  // beside
+  std::string host;             // empty = beside the hub
+  std::string secret;           // beside
+  std::size_t tried_hosts = 0;  // before, in vain
 };
 struct ChannelOrder {
   v1::ExpectChannel expect;
@@ -159,6 +162,8 @@ class Core {
   bool has_pilots() const;                 // started or starting, not known to be gone
   bool daemon_linked() const { return daemon_ != 0; }
   bool ending() const { return ending_; }
+  // It ended with pilots of which the daemon does not know what became of them: the next hub here will tell.
+  bool untold() const { return untold_; }
   Tag daemon_link() const { return daemon_; }
   void set_address(std::string address) { address_ = std::move(address); }
   const std::map<std::uint64_t, Launch>& launches() const { return launches_; }
@@ -181,7 +186,7 @@ class Core {
   void tell_left(NodeId id, const Node& node, Outbox& out);
   void launch(const v1::LaunchPilot& order, Moment now, Outbox& out);
   void stop_launch(const v1::StopLaunch& order, Moment now, Outbox& out);
-  void end_node(NodeId id, Node& node, const std::string& reason, std::int64_t grace_ms, Outbox& out);
+  void end_node(NodeId id, Node& node, const std::string& reason, std::int64_t grace_ms, Outbox& out, bool cut_off = false);
   void answer_unknown(const std::string& peer, const Node* node, Outbox& out);  // `node` may be null
   void end_hub(const std::string& why, Moment now, Outbox& out);
   void end_all_pilots(const std::string& reason, Outbox& out);
@@ -210,6 +215,7 @@ class Core {
   Moment daemon_gone_since_ = 0;
   Moment unneeded_since_ = 0;  // 0 = needed
   bool cut_off_ = false;
+  bool untold_ = false;
   bool ending_ = false, finished_ = false, killed_ = false;
   Moment ending_since_ = 0;
 };

@@ -11,6 +11,7 @@ HOSTS = ("laptop", "frontend", "node1", "node2", "gateway", "inner")
 CUTOFF = 5.0
 SILENCE = 35.0                   # until a hub takes a link that tells nothing for lost
 ENDING = 15.0                    # jobs have a grace
+STOPPING = 10.0                  # six hubs are started to be asked
 
 
 @pytest.fixture
@@ -58,3 +59,9 @@ def test_nothing_is_left_after_the_cut_off(bed, everywhere, how):
         assert took > CUTOFF - 1, f"after {took:.1f} s: sooner than asked"
         if how in ("sshd", "cut"):
             assert len(bed.laptop.runaways()) == 5, "this machine's own pilot is not concerned"
+    begin = time.monotonic()
+    stopped = everywhere.run("daemon", "stop", "--all", check=False)
+    said = stopped.stdout + stopped.stderr
+    assert stopped.returncode == 0 and "nothing is left running" in said, said
+    assert time.monotonic() - begin < STOPPING, f"nothing had to be waited for:\n{said}"
+    assert [f"{h.name}: {p}" for h in bed.hosts.values() for p in h.processes_of_flotilla()] == []

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pty
 import queue
+import select
 import subprocess
 import sys
 import termios
@@ -249,6 +250,7 @@ class Asked:
 
     def until(self, text):
         while text not in self._text:
+            assert select.select([self.master], [], [], 20)[0], f"no {text!r}, but {self._text!r}"
             self._text += os.read(self.master, 4096)
         self._text = self._text.partition(text)[2]
 

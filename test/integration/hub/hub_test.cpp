@@ -541,4 +541,13 @@ TEST_CASE("cut off for longer than the cut-off, hub and pilots end by themselves
   REQUIRE(daemon.run_until([&] { return daemon.find([](const v1::Frame& f) { return f.has_attempt_running(); }); }));
   daemon.cut();
   CHECK(daemon.run_until([&] { return daemon.processes().empty(); }, 15s));
+
+  SECTION("and the next hub there tells what became of them") {
+    daemon.connect();
+    REQUIRE(daemon.run_until([&] { return daemon.linked; }));
+    CHECK(daemon.run_until([&] { return daemon.find([](const v1::Frame& f) { return f.node_left().process_dead(); }); }));
+    daemon.end_hub();
+    CHECK(nothing_left(daemon));
+    CHECK_FALSE(std::filesystem::exists(daemon.scratch / "flotilla/hubs/h1.json"));
+  }
 }

@@ -427,13 +427,28 @@ TEST_CASE("cut off for too long, the hub ends its pilots and itself") {
   bench.pass(default_cutoff_ms - 1);
   CHECK(bench.quiet());
   bench.pass(1);
-  CHECK(bench.sent(pilot_tag).at(0).has_end_pilot());
+  CHECK(bench.sent(pilot_tag).at(0).end_pilot().cut_off());
   CHECK_FALSE(bench.out.finished);
   v1::Frame goodbye;
   goodbye.mutable_goodbye();
   bench.from_pilot(pilot_tag, goodbye);
   bench.close(pilot_tag);
   CHECK(bench.out.finished);
+  REQUIRE(bench.core.untold());
+
+  Bench next;  // takes up what that one kept
+  next.core.restore(bench.core.launches(), bench.core.ended_pilots(), next.now);
+  next.connect();
+  CHECK(next.sent(daemon_tag).at(0).hello().hub().launches_size() == 0);
+  next.welcome();
+  REQUIRE(next.sent(daemon_tag).size() == 2);
+  CHECK(next.sent(daemon_tag)[0].has_pilot_ending());
+  CHECK(next.sent(daemon_tag)[1].node_left().process_dead());
+  v1::Frame end;
+  end.mutable_end_hub()->set_stop_pilots(true);
+  next.from_daemon(end);
+  CHECK(next.out.finished);
+  CHECK_FALSE(next.core.untold());
 }
 
 TEST_CASE("cut off, the hub stays for a pilot that may be alone for longer, and ends the others") {
