@@ -61,6 +61,7 @@ constexpr auto default_grace = 5s;           // between TERM and KILL at the pil
 constexpr auto farewell_wait = 5s;           // for the daemon to take the last ends and output; anew with each that it takes
 constexpr auto ending_limit = 10s;           // beyond the grace; then the guard does the rest
 constexpr std::uint64_t blob_cache_bytes = 8ull << 30;
+constexpr std::uint64_t blob_taken_step = 512u << 10;  // PROTOCOL.md 3.2
 constexpr std::uint64_t log_tail_bytes = 64u << 10;
 
 Moment now() { return BootClock::now().time_since_epoch(); }
@@ -162,6 +163,7 @@ class Pilot {
   void need_blob(Attempt id, const std::string& sha256);
   void request_blob(const std::string& sha256);
   void on_blob_data(const v1::BlobData& data);
+  void tell_blob_taken(const v1::BlobData& data);
 
   // life
   void wait_for_signal();
@@ -843,6 +845,15 @@ void Pilot::request_blob(const std::string& sha256) {
   send(std::move(frame));
 }
 
+void Pilot::tell_blob_taken(const v1::BlobData& data) {
+  const std::uint64_t end = data.offset() + data.data().size();
+  if (data.offset() / blob_taken_step == end / blob_taken_step) return;
+  v1::Frame frame;
+  frame.mutable_blob_taken()->set_sha256(data.sha256());
+  frame.mutable_blob_taken()->set_offset(end);
+  send(std::move(frame));
+}
+
 void Pilot::on_blob_data(const v1::BlobData& data) {
   auto it = wanted_blobs_.find(data.sha256());
   if (it == wanted_blobs_.end()) return;
@@ -853,7 +864,7 @@ void Pilot::on_blob_data(const v1::BlobData& data) {
   } else {
     auto progress = blobs_->add(data.sha256(), data.offset(), data.data(), data.last());
     if (!progress) error = progress.error();
-    else if (*progress == BlobStore::Progress::more) return;
+    else if (*progress == BlobStore::Progress::more) return tell_blob_taken(data);
   }
   const auto waiting = std::move(it->second);
   wanted_blobs_.erase(it);

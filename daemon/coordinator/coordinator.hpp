@@ -15,6 +15,7 @@
 #include "daemon/coordinator/config.hpp"
 #include "daemon/coordinator/prompts.hpp"
 #include "daemon/coordinator/unix_listener.hpp"
+#include "daemon/core/blob_flow.hpp"
 #include "daemon/core/core.hpp"
 #include "daemon/core/input_flow.hpp"
 #include "daemon/core/output_retry.hpp"
@@ -123,7 +124,7 @@ class Coordinator final : public MonitorSource {
   struct BlobSend {
     NodeId to;
     std::string sha256;
-    std::uint64_t offset = 0;
+    BlobFlow flow;
   };
   struct LocalNode {
     link::LinkPtr link;
@@ -167,6 +168,7 @@ class Coordinator final : public MonitorSource {
   void settle_output(JobId id);  // forgets the attempt when all is in
   bool output_complete(const Job& job);
   void on_need_blob(NodeId from, const v1::NeedBlob& wanted);
+  void on_blob_taken(NodeId from, const v1::BlobTaken& taken);
   bool has_room(NodeId to) const;
   bool send_blob_piece(BlobSend& blob);
   void end_jobs(const std::vector<JobId>& ids);

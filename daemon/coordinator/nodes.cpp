@@ -191,6 +191,7 @@ void Coordinator::on_node_frame(NodeId from, v1::Frame frame) {
     case v1::Frame::kOutputData: take_output(from, frame.output_data()); return;
     case v1::Frame::kInputTaken: on_input_taken(from, frame.input_taken()); return;
     case v1::Frame::kNeedBlob: on_need_blob(from, frame.need_blob()); return;
+    case v1::Frame::kBlobTaken: on_blob_taken(from, frame.blob_taken()); return;
     case v1::Frame::kPilotEnding:
       core_.on_pilot_ending(from, frame.pilot_ending().reason(), frame.pilot_ending().failed(), now(), out_);
       break;
@@ -331,7 +332,13 @@ void Coordinator::settle_output(JobId id) {
 void Coordinator::on_need_blob(NodeId from, const v1::NeedBlob& wanted) {
   // It asks again when it has come back: from where it stands.
   blob_sends_.remove_if([&](const BlobSend& each) { return each.to == from && each.sha256 == wanted.sha256(); });
-  blob_sends_.push_back({from, wanted.sha256(), wanted.offset()});
+  blob_sends_.push_back({from, wanted.sha256(), {wanted.offset(), wanted.offset()}});
+  pump_blobs();
+}
+
+void Coordinator::on_blob_taken(NodeId from, const v1::BlobTaken& taken) {
+  for (auto& each : blob_sends_)
+    if (each.to == from && each.sha256 == taken.sha256()) each.flow.on_taken(taken.offset());
   pump_blobs();
 }
 
@@ -348,7 +355,7 @@ void Coordinator::pump_blobs() {
     for (auto each = blob_sends_.begin(); each != blob_sends_.end();) {
       const Node* node = state().node(each->to);
       bool over = !node || !node->linked;
-      if (!over && has_room(each->to)) {
+      if (!over && each->flow.may_send(blob_sends_.size()) && has_room(each->to)) {
         moved = true;
         over = send_blob_piece(*each);
       }
@@ -361,11 +368,11 @@ bool Coordinator::send_blob_piece(BlobSend& blob) {
   v1::Frame frame;
   auto* piece = frame.mutable_blob_data();
   piece->set_sha256(blob.sha256);
-  piece->set_offset(blob.offset);
-  auto data = blobs_.read(blob.sha256, blob.offset, blob_chunk_bytes);
+  piece->set_offset(blob.flow.offset);
+  auto data = blobs_.read(blob.sha256, blob.flow.offset, blob_chunk_bytes);
   if (data) {
-    blob.offset += data->size();
-    piece->set_last(data->empty() || blob.offset >= blobs_.size(blob.sha256));
+    blob.flow.offset += data->size();
+    piece->set_last(data->empty() || blob.flow.offset >= blobs_.size(blob.sha256));
     piece->set_data(std::move(*data));
   } else {
     piece->set_error(data.error().message);

@@ -3,6 +3,7 @@ import base64
 import contextlib
 import json
 import os
+import pathlib
 import pty
 import re
 import select
@@ -12,6 +13,7 @@ import time
 import pytest
 
 from bed import PASSWORD, wait_until
+from test_failures import hub_processes
 
 
 def test_on_this_machine(flotilla):
@@ -53,6 +55,23 @@ def test_resource_test_says_what_works(bed, flotilla):
     done = flotilla.run("resource", "test", "firewalled", check=False, timeout=90)
     assert done.returncode != 0
     assert "8080" in done.stdout + done.stderr
+
+
+def test_a_file_for_a_slow_node_does_not_pile_up_at_the_hub(bed, flotilla):
+    flotilla.add_cluster("hpc1", "--host", "node1")
+    flotilla.start_pilot("hpc1", "--slots", "1")
+    want = flotilla.host.output(["sh", "-c", "head -c 100M /dev/urandom > big; sha256sum big"])
+    highest = lambda process: int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path(f"/proc/{process.pid}/status").read_text())[1])  # noqa: E731
+    bed.node1.limit_rate("priv", 100)
+    try:
+        begin = time.monotonic()
+        said = flotilla.output("run", "--on", "hpc1", "--file", "big", "--", "sha256sum", "big", timeout=120)
+        assert time.monotonic() - begin > 5, "the node was not slow"
+    finally:
+        bed.node1.unlimit_rate("priv")
+    assert said.split() == want.split()
+    [hub] = hub_processes(bed.frontend)
+    assert highest(hub) < 80_000, f"{highest(hub)} kB"
 
 
 def test_nodes_behind_the_front_end(bed, flotilla):

@@ -408,6 +408,8 @@ TEST_CASE("input files come by their hash, are checked and kept") {
   REQUIRE(daemon.wait_end(first));
   CHECK(daemon.job(first).out.find(to_hex(hash)) == 0);
   CHECK(daemon.job(first).out.find("\nx\n") != std::string::npos);
+  CHECK(daemon.blob_taken >= 2'000'000);
+  CHECK(daemon.blob_taken <= content.size());
   const auto asked = daemon.needs.size();
   const auto second = daemon.submit_shell("sha256sum deep/er/data.bin", with_file);
   REQUIRE(daemon.wait_end(second));

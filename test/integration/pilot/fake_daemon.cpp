@@ -264,6 +264,7 @@ void FakeDaemon::on_frame(const link::LinkPtr& link, v1::Frame frame) {
       needs.push_back(frame.need_blob());
       if (on_need) on_need(needs.back());
       break;
+    case v1::Frame::kBlobTaken: blob_taken = frame.blob_taken().offset(); break;
     case v1::Frame::kPilotEnding:
       ++endings;
       ending = frame.pilot_ending();

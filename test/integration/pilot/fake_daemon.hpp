@@ -73,6 +73,7 @@ class FakeDaemon {
   std::map<std::uint64_t, std::uint64_t> inputs_taken;
   std::vector<v1::NodeStatus> statuses;
   std::vector<v1::NeedBlob> needs;
+  std::uint64_t blob_taken = 0;  // told last
   std::vector<v1::LogData> logs;
   std::vector<v1::ChannelRefused> refusals;
   std::function<void(const v1::NeedBlob&)> on_need;
