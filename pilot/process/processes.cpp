@@ -15,7 +15,10 @@ using namespace std::chrono_literals;
 
 // Leftovers that SIGKILL did not end at once (they sit in the kernel) are looked at again after this.
 constexpr auto leftover_retry = 100ms;
-constexpr auto clock_tick = 10ms;  // resolution of a start time in /proc
+constexpr auto unclear_retry = 2ms;       // exec is over soon
+constexpr int most_unclear_looks = 1000;  // of one whose environment is never to be seen
+constexpr int most_empty_looks = 3;       // of one that has cleared it
+constexpr auto clock_tick = 10ms;         // resolution of a start time in /proc
 
 Moment now() { return BootClock::now().time_since_epoch(); }
 
@@ -110,7 +113,8 @@ void Processes::check_leaving() {
     handler();
   }
   if (left && !stopped_) {
-    retry_.expires_after(leftover_retry);
+    const bool unclear = std::ranges::any_of(orphans_, [](const auto& each) { return each.second.unclear_looks > 0; });
+    retry_.expires_after(unclear ? unclear_retry : leftover_retry);
     retry_.async_wait([this](const boost::system::error_code& error) {
       if (!error && !stopped_) reap();
     });
@@ -123,12 +127,17 @@ void Processes::look_at_orphans() {
   for (pid_t pid : children_.list()) {
     if (by_pid_.contains(pid)) continue;
     auto [it, is_new] = orphans_.try_emplace(pid);
-    if (!is_new) continue;
+    Orphan& orphan = it->second;
+    if (!is_new && orphan.unclear_looks == 0) continue;
+    const std::string environment = environment_of(pid);
     for (const auto& [attempt, tracked] : tracked_)
-      if (has_environment(pid, marks_of(attempt))) it->second.owner = attempt;
-    if (!it->second.owner) {
+      if (has_entries(environment, marks_of(attempt))) orphan.owner = attempt;
+    // Empty it may only look, while exec is under way.
+    const bool unclear = environment.empty() && orphan.unclear_looks < (is_in_exec(pid) ? most_unclear_looks : most_empty_looks);
+    orphan.unclear_looks = unclear ? orphan.unclear_looks + 1 : 0;
+    if (is_new && !orphan.owner) {
       for (const auto& entry : list_processes())
-        if (entry.pid == pid) it->second.started = entry.started;
+        if (entry.pid == pid) orphan.started = entry.started;
     }
   }
 }
@@ -152,6 +161,7 @@ bool Processes::end_leftovers(Attempt attempt, Tracked& tracked) {
       });
     // Its own children come to us when it is dead, and are seen then.
     if (doomed && kill(pid, SIGKILL) == 0) left = true;
+    if (orphan.unclear_looks > 0 && may_be_of(tracked, orphan)) left = true;
   }
   return !left;
 }

@@ -49,6 +49,7 @@ class Processes {
   struct Orphan {
     std::optional<Attempt> owner;
     Moment started{};
+    int unclear_looks = 0;  // so often its environment was not to be seen yet; 0 = what stands here is so
   };
 
   void wait_for_signal();

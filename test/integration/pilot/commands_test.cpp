@@ -316,6 +316,17 @@ TEST_CASE("what a job leaves behind when it ends is ended") {
   CHECK(processes_of(daemon.start.instance()) == std::vector<pid_t>{daemon.outcome.pilot});
 }
 
+TEST_CASE("what a job leaves behind is ended also while another job runs, and however soon after its start the job ends") {
+  Running daemon;
+  const auto other = daemon.submit_shell("exec sleep 1000");
+  REQUIRE(daemon.wait_running(other));
+  const auto before = processes_of(daemon.start.instance());
+  REQUIRE(before.size() == 2);
+  // The one left behind may be in the midst of exec, where no environment shows whose it is.
+  for (int i = 0; i < 100; ++i) REQUIRE(daemon.wait_end(daemon.submit_shell("setsid sleep 1000 > /dev/null 2>&1 &")));
+  CHECK(processes_of(daemon.start.instance()) == before);
+}
+
 TEST_CASE("a job is ended at its time limit") {
   Running daemon;
   const auto job = daemon.submit_shell("sleep 1000", [](v1::JobSpec& s) { s.set_time_limit_ms(200); });
