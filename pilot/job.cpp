@@ -16,6 +16,7 @@
 #include "pilot/worker/remote_channels.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/paths.hpp"
+#include "proto/base/text.hpp"
 
 namespace flotilla::pilot {
 namespace fs = std::filesystem;
@@ -46,34 +47,7 @@ std::string last_bytes(std::string text) {
     // Not half a line, where there are whole ones; and no half character.
     if (const auto line = text.find('\n'); line != std::string::npos && line + 1 < text.size()) text.erase(0, line + 1);
   }
-  // The message that it travels in must be UTF-8.
-  std::string clean;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const std::size_t length = byte < 0x80                   ? 1
-                               : byte >= 0xC2 && byte < 0xE0 ? 2
-                               : (byte & 0xF0) == 0xE0       ? 3
-                               : byte >= 0xF0 && byte < 0xF5 ? 4
-                                                             : 0;
-    bool good = length > 0 && i + length <= text.size();
-    for (std::size_t k = 1; good && k < length; ++k) good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
-    if (good && length == 3) {
-      const unsigned second = static_cast<unsigned char>(text[i + 1]);
-      good = !(byte == 0xE0 && second < 0xA0) && !(byte == 0xED && second > 0x9F);
-    }
-    if (good && length == 4) {
-      const unsigned second = static_cast<unsigned char>(text[i + 1]);
-      good = !(byte == 0xF0 && second < 0x90) && !(byte == 0xF4 && second > 0x8F);
-    }
-    if (good) {
-      clean.append(text, i, length);
-      i += length;
-    } else {
-      clean.push_back('?');
-      ++i;
-    }
-  }
-  return clean;
+  return to_utf8(text);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "flotilla/v1/client.grpc.pb.h"
 #include "proto/base/error_wire.hpp"
 #include "proto/base/grpc_window.hpp"
+#include "proto/base/text.hpp"
 #include "proto/base/version.hpp"
 
 namespace flotilla::cli {
@@ -182,6 +183,8 @@ class Client final : public DaemonClient {
       return fail(Code::resource_exhausted,
                   "the request has " + format_size(bytes) + ", the daemon takes " + format_size(largest) + " at once",
                   "give what is large as an input file (--file), and many jobs in several calls");
+    if constexpr (!std::is_same_v<Request, v1::SubmitRequest>)  // its jobs were looked at one by one
+      if (const auto good = check_text(request); !good) return fail(good.error());
     grpc::ClientContext context;
     if (limit.count() > 0) context.set_deadline(std::chrono::system_clock::now() + limit);
     Reply reply;
@@ -193,6 +196,7 @@ class Client final : public DaemonClient {
 
   template <class Reply, class Request>
   Status stream(Streaming<Reply, Request> method, const Request& request, const Sink<Reply>& sink) {
+    if (const auto good = check_text(request); !good) return fail(good.error());
     grpc::ClientContext context;
     const auto reader = (stub_.get()->*method)(&context, request);
     Reply message;

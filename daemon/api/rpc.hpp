@@ -11,6 +11,7 @@
 
 #include "daemon/api/stream.hpp"
 #include "proto/base/error_wire.hpp"
+#include "proto/base/text.hpp"
 
 namespace flotilla::daemon::rpc {
 
@@ -50,7 +51,10 @@ class Unary final : public grpc::ServerUnaryReactor {
     boost::asio::post(io_, [this, request, answer, handler = std::move(handler)] {
       handler(*request, context_, [this, answer](Result<Answer> result) {
         context_->on_canceled = nullptr;
-        if (result) *answer = std::move(*result);
+        if (result) {
+          *answer = std::move(*result);
+          make_utf8(*answer);
+        }
         Finish(result ? grpc::Status::OK : grpc_status(result.error()));
       });
     });
@@ -75,6 +79,7 @@ class StreamBase : public Base, public Reactor {
   explicit StreamBase(boost::asio::io_context& io) : io_(io) {}
 
   void send(Out message) override {
+    make_utf8(message);
     std::lock_guard lock(mutex_);
     if (finishing_ || dead_) return;
     bytes_ += message.ByteSizeLong();

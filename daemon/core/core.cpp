@@ -7,6 +7,7 @@
 
 #include "daemon/core/validate.hpp"
 #include "proto/base/hex.hpp"
+#include "proto/base/text.hpp"
 
 namespace flotilla::daemon {
 namespace {
@@ -57,6 +58,7 @@ Job* Core::find(JobId id) {
 
 void Core::emit(v1::Event event, Now now, Outbox& out) {
   event.set_at_ms(now.wall_ms);
+  make_utf8(event);  // it could not be read again
   apply(state_, event);
   out.events.push_back(std::move(event));
 }

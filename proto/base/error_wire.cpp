@@ -1,5 +1,7 @@
 #include "proto/base/error_wire.hpp"
 
+#include "proto/base/text.hpp"
+
 namespace flotilla {
 
 v1::Error to_wire(const Error& error) {
@@ -10,6 +12,7 @@ v1::Error to_wire(const Error& error) {
   wire.set_retry(error.retry == Retry::yes);
   for (const auto& fault : error.faults) wire.add_faults(fault);
   if (!error.exit.empty()) wire.mutable_exit()->ParseFromString(error.exit);
+  make_utf8(wire);
   return wire;
 }
 

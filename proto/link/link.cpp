@@ -23,6 +23,7 @@
 #include "flotilla/v1/link.grpc.pb.h"
 #include "proto/base/grpc_window.hpp"
 #include "proto/base/log.hpp"
+#include "proto/base/text.hpp"
 
 namespace flotilla::link {
 namespace {
@@ -52,6 +53,27 @@ bool may_wait(const v1::Frame& frame) {
     case v1::Frame::kForgetAttempt:
     case v1::Frame::kAttemptRunning:
     case v1::Frame::kAttemptEnded: return true;
+    default: return false;
+  }
+}
+
+// Error output and names from outside, of any encoding: with such a text the other side could not read the frame.
+bool tells_what_others_said(const v1::Frame& frame) {
+  switch (frame.body_case()) {
+    case v1::Frame::kHello:
+    case v1::Frame::kNodeJoined:
+    case v1::Frame::kLaunchReport:
+    case v1::Frame::kNodeLeft:
+    case v1::Frame::kPilotEnding:
+    case v1::Frame::kGoodbye:
+    case v1::Frame::kAttemptRunning:
+    case v1::Frame::kAttemptEnded:
+    case v1::Frame::kBlobData:
+    case v1::Frame::kChannelRefused:
+    case v1::Frame::kChannelEnd:
+    case v1::Frame::kLogData:
+    case v1::Frame::kEndPilot:
+    case v1::Frame::kWelcome: return true;
     default: return false;
   }
 }
@@ -151,6 +173,7 @@ class BaseLink : public Link {
   BaseLink(boost::asio::io_context& io, Handlers handlers) : io_(io), handlers_(std::move(handlers)) {}
 
   void send(v1::Frame frame) override {
+    if (tells_what_others_said(frame)) make_utf8(frame);
     std::unique_lock lock(mutex_);
     if (ended_ || closing_) return;
     const std::size_t bytes = frame.ByteSizeLong();
