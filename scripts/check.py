@@ -2,8 +2,10 @@
 
 check.py [--junit FILE]
 """
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import xml.sax.saxutils as sax
@@ -20,7 +22,6 @@ impure = re.compile(
 impure_words = re.compile(
     r"\b(std::chrono::(system_clock|steady_clock|high_resolution_clock)::now|std::this_thread|std::thread|clock_gettime|gettimeofday|"
     r"getenv|std::random_device|std::filesystem|std::ofstream|std::ifstream|std::cout|std::cerr)\b")
-cores = ["daemon/core", "hub/core", "pilot/core"]
 
 # The four parts share proto/ only. (client/cli is the program `flotilla`, and starts the daemon's library by
 # proto/base/programs.hpp alone.)
@@ -33,6 +34,12 @@ def tracked():
     listed = subprocess.run(["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                             capture_output=True, check=True).stdout
     return [pathlib.Path(name) for name in listed.decode().split("\0") if name and (root / name).is_file()]
+
+
+def cores_of(files):
+    """Every folder `core` of the parts."""
+    return sorted({"/".join(file.parts[:at + 1]) for file in files if file.parts[0] in parts
+                   for at, name in enumerate(file.parts[:-1]) if name == "core"})
 
 
 def without_comments(text):
@@ -142,6 +149,20 @@ def shell_is_sound(files):
     return faults
 
 
+def python_is_old_enough(files):
+    """What users get goes with the oldest Python that the package promises: its syntax and its library."""
+    program = next((place for place in (root / ".venv/bin/vermin", shutil.which("vermin")) if place and os.access(place, os.X_OK)), None)
+    if not program:
+        missing = "vermin is not installed; scripts/setup brings it"
+        return ([missing], None) if os.environ.get("CI") else (None, missing)
+    oldest = re.search(r'^requires-python = ">=([\d.]+)"', (root / "client/python/pyproject.toml").read_text(), flags=re.M)[1]
+    chosen = [str(f) for f in files if f.suffix == ".py" and f.parts[0] in ("client", "examples")]
+    done = subprocess.run([program, "--no-config-file", f"--target={oldest}-", "--violations", "--eval-annotations", "--no-tips", *chosen], cwd=root,
+                          capture_output=True, text=True)
+    said = [line for line in (done.stdout + done.stderr).split("\n") if line.strip()]
+    return (said or [f"vermin ended with {done.returncode}"] if done.returncode else []), None
+
+
 def layout(files):
     """clang-format of all C++ sources."""
     if subprocess.run(["sh", "-c", "command -v clang-format"], capture_output=True).returncode:
@@ -156,7 +177,7 @@ def main():
     arguments = sys.argv[1:]
     report = arguments[arguments.index("--junit") + 1] if "--junit" in arguments else None
     files = tracked()
-    results = {f"{core} is pure": (core_is_pure(files, core), None) for core in cores}
+    results = {f"{core} is pure": (core_is_pure(files, core), None) for core in cores_of(files)}
     for part in parts:
         results[f"{part} keeps to itself"] = (keeps_to_itself(files, part), None)
     results["proto uses nobody"] = (proto_uses_nobody(files), None)
@@ -166,6 +187,7 @@ def main():
     results["links resolve"] = (links_resolve(files), None)
     results["docs are listed"] = (docs_are_listed(files), None)
     results["shell scripts parse"] = (shell_is_sound(files), None)
+    results["Python is old enough"] = python_is_old_enough(files)
     results["sources are laid out"] = layout(files)
     failed = 0
     cases = []

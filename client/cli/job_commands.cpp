@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "client/cli/command.hpp"
+#include "client/cli/local_time.hpp"
 #include "client/cli/session.hpp"
 
 namespace flotilla::cli {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "client/cli/command.hpp"
+#include "client/cli/local_time.hpp"
 #include "client/cli/prompts.hpp"
 
 namespace flotilla::cli {

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "client/cli/command.hpp"
+#include "client/cli/local_time.hpp"
 #include "client/cli/prompts.hpp"
 #include "proto/base/paths.hpp"
 

@@ -132,6 +132,7 @@ StatusLine::~StatusLine() { clear(); }
 void StatusLine::show(const std::string& text) {
   const std::scoped_lock lock(mutex_);
   if (!look_.terminal || paused_) return;
+  look_ = look_of(2);  // the window may have another size now
   const std::string line = printable(text, look_.columns > 1 ? look_.columns - 1 : 0);
   if (line == shown_) return;
   shown_ = line;

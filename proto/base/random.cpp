@@ -1,6 +1,8 @@
 #include "proto/base/random.hpp"
 
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/sha.h>
 #include <sys/random.h>
 
@@ -47,9 +49,29 @@ std::optional<std::string> from_hex(std::string_view text) {
   return bytes;
 }
 
+std::string from_base64(std::string_view text) {
+  std::string out(text.size(), '\0');
+  const int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(text.data()),
+                                     static_cast<int>(text.size()));
+  if (length < 0) return {};
+  auto size = static_cast<std::size_t>(length);
+  for (auto i = text.rbegin(); i != text.rend() && *i == '=' && size > 0; ++i) --size;
+  out.resize(size);
+  return out;
+}
+
 std::string sha256(std::string_view data) {
   std::string digest(SHA256_DIGEST_LENGTH, '\0');
   SHA256(reinterpret_cast<const unsigned char*>(data.data()), data.size(), reinterpret_cast<unsigned char*>(digest.data()));
+  return digest;
+}
+
+std::string hmac_sha1(std::string_view key, std::string_view data) {
+  std::string digest(EVP_MAX_MD_SIZE, '\0');
+  unsigned size = 0;
+  HMAC(EVP_sha1(), key.data(), static_cast<int>(key.size()), reinterpret_cast<const unsigned char*>(data.data()), data.size(),
+       reinterpret_cast<unsigned char*>(digest.data()), &size);
+  digest.resize(size);
   return digest;
 }
 

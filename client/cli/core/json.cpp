@@ -4,12 +4,12 @@
 #include <google/protobuf/generated_enum_reflection.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <map>
 #include <vector>
 
-#include "proto/base/random.hpp"
+#include "proto/base/hex.hpp"
 
 namespace flotilla::cli {
 namespace {
@@ -20,8 +20,7 @@ using google::protobuf::Reflection;
 std::string number(double value) {
   if (!std::isfinite(value)) return "null";
   char text[40];
-  std::snprintf(text, sizeof text, "%.15g", value);
-  return text;
+  return {text, std::to_chars(text, std::end(text), value, std::chars_format::general, 15).ptr};
 }
 
 void write(std::string& out, const Message& message, int level);

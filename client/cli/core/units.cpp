@@ -3,10 +3,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <csignal>
-#include <cstdio>
 #include <cstring>
-#include <ctime>
 
 namespace flotilla::cli {
 namespace {
@@ -94,24 +91,13 @@ Result<std::int64_t> parse_clock(std::string_view text) {
   return part[0] * minute + part[1] * second;
 }
 
-struct SignalName {
-  const char* name;
-  int number;
-};
-constexpr std::array signal_names{
-    SignalName{"HUP", SIGHUP},     SignalName{"INT", SIGINT},   SignalName{"QUIT", SIGQUIT}, SignalName{"ILL", SIGILL},
-    SignalName{"TRAP", SIGTRAP},   SignalName{"ABRT", SIGABRT}, SignalName{"BUS", SIGBUS},   SignalName{"FPE", SIGFPE},
-    SignalName{"KILL", SIGKILL},   SignalName{"USR1", SIGUSR1}, SignalName{"SEGV", SIGSEGV}, SignalName{"USR2", SIGUSR2},
-    SignalName{"PIPE", SIGPIPE},   SignalName{"ALRM", SIGALRM}, SignalName{"TERM", SIGTERM}, SignalName{"CHLD", SIGCHLD},
-    SignalName{"CONT", SIGCONT},   SignalName{"STOP", SIGSTOP}, SignalName{"TSTP", SIGTSTP}, SignalName{"TTIN", SIGTTIN},
-    SignalName{"TTOU", SIGTTOU},   SignalName{"URG", SIGURG},   SignalName{"XCPU", SIGXCPU}, SignalName{"XFSZ", SIGXFSZ},
-    SignalName{"WINCH", SIGWINCH}, SignalName{"SYS", SIGSYS}};
+constexpr int largest_signal = 64;
 
-std::string number_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, value < 9.95 && value != std::floor(value) ? "%.1f" : "%.0f", value);
-  return text;
+std::string fixed(double value, int digits) {
+  std::array<char, 330> text;  // as many as the largest has
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed, digits).ptr};
 }
+std::string number_text(double value) { return fixed(value, value < 9.95 && value != std::floor(value) ? 1 : 0); }
 
 }  // namespace
 
@@ -174,21 +160,20 @@ Result<int> parse_signal(std::string_view text) {
   int number = 0;
   const auto done = std::from_chars(text.data(), text.data() + text.size(), number);
   if (done.ec == std::errc() && done.ptr == text.data() + text.size()) {
-    if (number >= 1 && number <= 64) return number;
+    if (number >= 1 && number <= largest_signal) return number;
     return fail(Code::invalid_argument, "there is no signal " + std::string(text), "signals are 1 to 64");
   }
   std::string name(text);
   for (char& c : name)
     if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
   if (name.rfind("SIG", 0) == 0) name.erase(0, 3);
-  for (const auto& known : signal_names)
-    if (name == known.name) return known.number;
+  for (number = 1; number <= largest_signal; ++number)
+    if (const char* known = sigabbrev_np(number); known && name == known) return number;
   return fail(Code::invalid_argument, "there is no signal '" + std::string(text) + "'", "use a name such as INT, TERM, USR1 or a number");
 }
 
 std::string format_signal(int number) {
-  for (const auto& known : signal_names)
-    if (number == known.number) return std::string("SIG") + known.name;
+  if (const char* known = sigabbrev_np(number)) return std::string("SIG") + known;
   return "signal " + std::to_string(number);
 }
 
@@ -206,12 +191,8 @@ Result<std::pair<std::string, std::string>> parse_assignment(std::string_view te
 
 std::string format_duration(std::int64_t ms) {
   if (ms < 0) return "-" + format_duration(-ms);
-  char text[64];
   if (ms < second) return std::to_string(ms) + " ms";
-  if (ms < minute) {
-    std::snprintf(text, sizeof text, ms < 10 * second ? "%.2f s" : "%.1f s", static_cast<double>(ms) / second);
-    return text;
-  }
+  if (ms < minute) return fixed(static_cast<double>(ms) / second, ms < 10 * second ? 2 : 1) + " s";
   const auto two = [&](std::int64_t large, const char* large_name, std::int64_t small, const char* small_name) {
     const std::int64_t whole = ms / large, rest = (ms % large) / small;
     std::string out = std::to_string(whole) + " " + large_name;
@@ -242,18 +223,6 @@ std::string format_count(double value) {
     ++at;
   }
   return number_text(value) + names[at];
-}
-
-std::string format_moment(std::int64_t ms, std::int64_t now_ms) {
-  if (ms == 0) return "-";
-  const std::time_t moment = ms / second, now = now_ms / second;
-  std::tm then{}, today{};
-  localtime_r(&moment, &then);
-  localtime_r(&now, &today);
-  char text[64];
-  const bool same_day = then.tm_year == today.tm_year && then.tm_yday == today.tm_yday;
-  std::strftime(text, sizeof text, same_day ? "%H:%M:%S" : "%Y-%m-%d %H:%M:%S", &then);
-  return text;
 }
 
 std::string format_age(std::int64_t ms, std::int64_t now_ms) {

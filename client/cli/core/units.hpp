@@ -1,4 +1,4 @@
-// Durations, sizes and moments as people write and read them. Pure: the present moment comes in.
+// Durations, sizes and ages as people write and read them. Pure: the present moment comes in.
 #pragma once
 
 #include <cstdint>
@@ -24,11 +24,9 @@ std::string format_signal(int number);
 // "KEY=VALUE": KEY must be a name that a shell takes.
 Result<std::pair<std::string, std::string>> parse_assignment(std::string_view text);
 
-std::string format_duration(std::int64_t ms);  // "340 ms", "12.3 s", "3 min 20 s", "2 h 5 min", "4 d 3 h"
-std::string format_size(std::uint64_t bytes);  // "17 B", "1.5 KiB", "300 MiB"
-std::string format_count(double value);        // "17", "1.2 k", "3.4 M"
-// Local time: "14:05:09" on the same day as now, else "2026-11-20 14:05:09"; "-" for 0.
-std::string format_moment(std::int64_t ms, std::int64_t now_ms);
+std::string format_duration(std::int64_t ms);                  // "340 ms", "12.3 s", "3 min 20 s", "2 h 5 min", "4 d 3 h"
+std::string format_size(std::uint64_t bytes);                  // "17 B", "1.5 KiB", "300 MiB"
+std::string format_count(double value);                        // "17", "1.2 k", "3.4 M"
 std::string format_age(std::int64_t ms, std::int64_t now_ms);  // "12 s ago", "just now", "-" for 0
 
 // Output of another program or machine in one line of a terminal: control characters become "?", at most `columns` wide

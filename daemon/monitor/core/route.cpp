@@ -3,7 +3,7 @@
 #include <charconv>
 #include <optional>
 
-#include "proto/base/random.hpp"
+#include "proto/base/hex.hpp"
 
 namespace flotilla::monitor {
 namespace {

@@ -1,10 +1,9 @@
 #include "daemon/transport/core/known_hosts.hpp"
 
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
-
 #include <algorithm>
 #include <cctype>
+
+#include "proto/base/hex.hpp"
 
 namespace flotilla::daemon {
 namespace {
@@ -36,28 +35,12 @@ bool matches_pattern(std::string_view pattern, std::string_view name) {
   return at == pattern.size();
 }
 
-std::string decode_base64(std::string_view text) {
-  std::string out(text.size(), '\0');
-  const int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(text.data()),
-                                     static_cast<int>(text.size()));
-  if (length < 0) return {};
-  auto size = static_cast<std::size_t>(length);
-  for (auto i = text.rbegin(); i != text.rend() && *i == '=' && size > 0; ++i) --size;
-  out.resize(size);
-  return out;
-}
-
 bool matches_hash(std::string_view entry, std::string_view name) {
   // |1|base64 of the salt|base64 of HMAC-SHA1(salt, name)
   const auto middle = entry.find('|', 3);
   if (middle == std::string_view::npos) return false;
-  const auto salt = decode_base64(entry.substr(3, middle - 3)), wanted = decode_base64(entry.substr(middle + 1));
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned size = 0;
-  if (!HMAC(EVP_sha1(), salt.data(), static_cast<int>(salt.size()), reinterpret_cast<const unsigned char*>(name.data()), name.size(),
-            digest, &size))
-    return false;
-  return std::string_view(reinterpret_cast<char*>(digest), size) == wanted;
+  const auto wanted = from_base64(entry.substr(middle + 1));
+  return !wanted.empty() && hmac_sha1(from_base64(entry.substr(3, middle - 3)), name) == wanted;
 }
 
 bool matches_list(std::string_view list, std::string_view name) {

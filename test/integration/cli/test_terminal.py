@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -142,6 +143,47 @@ def test_colours_and_tables_only_on_a_terminal(cli, terminal):
     plain = terminal(cli, "job", "list", env={"NO_COLOR": "1"})
     plain.wait()
     assert "COMMAND" in plain.text() and "\x1b[" not in plain.text()
+
+
+def screen(text: str) -> list[str]:
+    """The lines that are left to see of what was written: line feeds, carriage returns, and erasing to the end of the line."""
+    lines, column = [""], 0
+    for token in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if token == "\n":
+            lines.append("")
+        elif token == "\r":
+            column = 0
+        elif token == "\x1b[K":
+            lines[-1] = lines[-1][:column]
+        elif not token.startswith("\x1b"):
+            lines[-1] = lines[-1][:column].ljust(column) + token + lines[-1][column + len(token):]
+            column += len(token)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("columns", [100, 24])
+def test_a_file_on_its_way_is_shown_on_one_line_that_goes_again(cli, terminal, columns):
+    with open(cli.work / f"big{columns}", "wb") as file:
+        file.write(os.urandom(32))  # new to the daemon
+        file.truncate(64 << 20)
+    on = terminal(cli, "run", "-f", f"big{columns}", "--", "echo", "it ran", columns=columns)
+    shown = on.until(f"uploading big{columns}: ")
+    assert on.wait() == 0
+    shown += on.text()
+    steps = re.findall(r"uploading [^\r\x1b]*", shown)
+    assert len(set(steps)) > 10 and len(set(steps)) == len(steps)
+    assert max(map(len, steps)) < columns and "\n" not in shown[:shown.rindex("uploading")]
+    if columns == 100:
+        assert steps[-1] == "uploading big100: 64 MiB of 64 MiB (100 %)"
+        percents = [int(re.search(r"\((\d+) %\)", step)[1]) for step in steps]
+        assert percents == sorted(percents)
+    assert screen(shown) == ["it ran"]
+
+
+def test_in_a_pipe_nothing_is_said_of_files_on_their_way(cli):
+    (cli.work / "other").write_bytes(os.urandom(1 << 20))
+    ran = cli.run("run", "-f", "other", "--", "true")
+    assert (ran.out, ran.err) == ("", "")
 
 
 def test_shell_on_a_pilot(cli, terminal):

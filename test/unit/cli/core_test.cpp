@@ -1,8 +1,7 @@
 // The command line's pure parts: durations, sizes, tables, JSON, suggestions, what a terminal was told.
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <csignal>
-#include <cstdlib>
-#include <ctime>
 
 #include "client/cli/core/json.hpp"
 #include "client/cli/core/kept_input.hpp"
@@ -84,6 +83,7 @@ TEST_CASE("durations that are shown can be read again, as far as they are shown"
     CHECK(std::abs(static_cast<double>(*again - ms)) <= 0.05 * static_cast<double>(ms));
   }
   CHECK(format_duration(0) == "0 ms");
+  CHECK(format_duration(1'234) == "1.23 s");
   CHECK(format_duration(59'999) == "60.0 s");
   CHECK(format_duration(200'000) == "3 min 20 s");
   CHECK(format_duration(7'500'000) == "2 h 5 min");
@@ -93,6 +93,7 @@ TEST_CASE("signals have names and numbers") {
   for (const char* text : {"INT", "SIGINT", "int", "sigint", "2"}) CHECK(parse_signal(text).value_or(0) == SIGINT);
   for (const char* text : {"", "0", "65", "NOPE", "SIG", "2x"}) CHECK_FALSE(parse_signal(text));
   CHECK(format_signal(SIGKILL) == "SIGKILL");
+  CHECK(parse_signal("winch").value_or(0) == SIGWINCH);
   CHECK(format_signal(60) == "signal 60");
 }
 
@@ -111,15 +112,11 @@ TEST_CASE("sizes and counts are shown with the unit that fits") {
   CHECK(format_count(999) == "999");
   CHECK(format_count(1234) == "1.2 k");
   CHECK(format_count(0.25) == "0.2");
+  CHECK(format_count(1e300).size() > 290);
 }
 
-TEST_CASE("moments: today the time alone") {
-  setenv("TZ", "UTC", 1);
-  tzset();
-  const std::int64_t noon = 1'795'176'000'000;  // 2026-11-20 12:00:00 UTC
-  CHECK(format_moment(noon, noon + 60'000) == "12:00:00");
-  CHECK(format_moment(noon, noon + 86'400'000) == "2026-11-20 12:00:00");
-  CHECK(format_moment(0, noon) == "-");
+TEST_CASE("ages") {
+  const std::int64_t noon = 1'795'176'000'000;
   CHECK(format_age(noon, noon + 500) == "just now");
   CHECK(format_age(noon, noon + 125'000) == "2 min ago");
 }
