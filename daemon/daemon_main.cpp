@@ -28,21 +28,24 @@ constexpr auto end_patience = std::chrono::seconds(3);  // for open calls to end
 
 // The agent lies beside this program, or, in a build tree or an installation, near it.
 Result<fs::path> find_agent(const fs::path& configured) {
-  std::vector<fs::path> places;
-  if (const char* path = std::getenv("FLOTILLA_AGENT"); path && *path) places.emplace_back(path);
-  else if (!configured.empty()) places.push_back(configured);
-  else {
-    std::error_code problem;
-    const fs::path here = fs::read_symlink("/proc/self/exe", problem).parent_path();
-    places = {here / "flotilla-agent", here / "../libexec/flotilla/flotilla-agent", here / "../../proto/flotilla-agent",
-              here / "../proto/flotilla-agent"};
+  std::error_code problem;
+  const char* variable = std::getenv("FLOTILLA_AGENT");
+  const bool by_variable = variable && *variable;
+  if (by_variable || !configured.empty()) {
+    const fs::path named = by_variable ? fs::path(variable) : configured;
+    if (fs::is_regular_file(named, problem) && access(named.c_str(), X_OK) == 0) return fs::weakly_canonical(named);
+    const char* why = fs::is_directory(named, problem) ? "it is a folder"
+                      : fs::exists(named, problem)     ? "it is not executable"
+                                                       : "there is no such file";
+    return fail(Code::not_found, fmt::format("{} cannot be the agent: {}", named.string(), why),
+                by_variable ? "FLOTILLA_AGENT names it" : "[daemon] agent in the configuration names it");
   }
-  for (const auto& place : places)
-    if (access(place.c_str(), X_OK) == 0) return fs::weakly_canonical(place);
+  const fs::path here = fs::read_symlink("/proc/self/exe", problem).parent_path();
+  for (const char* place :
+       {"flotilla-agent", "../libexec/flotilla/flotilla-agent", "../../proto/flotilla-agent", "../proto/flotilla-agent"})
+    if (access((here / place).c_str(), X_OK) == 0) return fs::weakly_canonical(here / place);
   return fail(Code::not_found,
-              places.size() == 1 ? fmt::format("there is no program {}", places.front().string())
-                                 : fmt::format("there is no flotilla-agent beside {}, nor in ../libexec/flotilla from there",
-                                               (places.front().parent_path() / "flotilla").string()),
+              fmt::format("there is no flotilla-agent beside {}, nor in ../libexec/flotilla from there", (here / "flotilla").string()),
               "set FLOTILLA_AGENT, or [daemon] agent in the configuration");
 }
 

@@ -44,6 +44,7 @@ Result<int> show_status(const Context& context) {
   row("resources", std::to_string(info->resources()));
   row("pilots", std::to_string(info->pilots_running()) + " running");
   row("jobs", std::to_string(info->jobs_running()) + " running, " + std::to_string(info->jobs_waiting()) + " waiting");
+  if (!info->web_problem().empty()) row("web page", "none: " + info->web_problem());
   row("state", info->state_dir());
   row("log", info->log_file());
   row("config", info->config_file());

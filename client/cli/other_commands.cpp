@@ -104,8 +104,8 @@ void add_other_commands(Context& context, CLI::App* root) {
                             const auto info = (*client)->get_info(limit);
                             if (!info) return fail(info.error());
                             if (info->web_url().empty())
-                              return fail(Code::failed_precondition, "the daemon serves no web page",
-                                          "see 'flotilla logs daemon' and the configuration file " + info->config_file());
+                              return fail(Code::failed_precondition, "the daemon serves no web page: " + info->web_problem(),
+                                          "the configuration is " + info->config_file() + "; after a change: flotilla daemon restart");
                             print_line(info->web_url());
                             if (!*no_open && isatty(STDOUT_FILENO)) open_browser(info->web_url());
                             return exit_code::ok;

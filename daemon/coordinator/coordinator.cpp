@@ -133,8 +133,9 @@ Status Coordinator::start() {
     return options;
   }());
   if (auto status = monitor_->start(); !status) {
-    // Not worth refusing to work: `daemon status` shows that there is no page.
-    spdlog::error("no web page: {}", status.error().text());
+    // Not worth refusing to work: `flotilla web` and `daemon status` tell.
+    web_problem_ = status.error().text();
+    spdlog::error("no web page: {}", web_problem_);
     monitor_.reset();
   } else {
     (void)journal_->put("web_port", std::to_string(monitor_->port()));
@@ -386,6 +387,7 @@ v1::DaemonInfo Coordinator::info() {
   info.set_started_ms(started_ms_);
   info.set_socket((places_.runtime / "daemon.sock").string());
   if (monitor_) info.set_web_url(monitor_->url());
+  info.set_web_problem(web_problem_);
   info.set_state_dir(places_.state.string());
   info.set_log_file(places_.log_file.string());
   info.set_config_file(places_.config_file.string());

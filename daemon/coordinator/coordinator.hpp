@@ -217,6 +217,7 @@ class Coordinator final : public MonitorSource {
   std::unique_ptr<Hubs> hubs_;
   std::unique_ptr<ChannelGiver> giver_;
   std::unique_ptr<Monitor> monitor_;
+  std::string web_problem_;  // why there is none
 
   std::unique_ptr<UnixListener> pilot_listener_;
   std::unique_ptr<link::Server> pilot_links_;

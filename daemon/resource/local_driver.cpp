@@ -204,9 +204,12 @@ void LocalDriver::finish(const std::shared_ptr<Launch>& launch) {
   report.set_pilot(launch->pilot);
   report.set_node(launch->node);
   report.set_host(host_name());
-  const bool good = WIFEXITED(launch->status) && WEXITSTATUS(launch->status) == 0;
+  const bool ended_well = WIFEXITED(launch->status) && WEXITSTATUS(launch->status) == 0;
+  const bool good = ended_well && launch->out_text.find("STARTED ") != std::string::npos;
   report.set_stage(good ? v1::LaunchReport::STARTED : v1::LaunchReport::FAILED);
-  if (!good) {
+  if (!good && ended_well) {
+    report.set_message(fmt::format("the pilot could not start on {}: {} is no flotilla-agent", host_name(), agent_.string()));
+  } else if (!good) {
     report.set_exit_code(WIFEXITED(launch->status) ? WEXITSTATUS(launch->status) : -WTERMSIG(launch->status));
     report.set_message(WIFEXITED(launch->status)
                            ? fmt::format("the pilot could not start on {}: exit code {}", host_name(), WEXITSTATUS(launch->status))
