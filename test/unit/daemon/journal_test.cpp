@@ -2,14 +2,32 @@
 
 #include <signal.h>
 #include <sqlite3.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <semaphore>
+#include <thread>
 
 using namespace flotilla;
 using namespace flotilla::daemon;
 namespace fs = std::filesystem;
+
+namespace {
+std::atomic<std::thread::id> appends;  // the thread that is looked at
+std::atomic<int> synced_here{0};       // by it
+std::counting_semaphore synced_elsewhere{0};
+}  // namespace
+
+// SQLite's and the journal's: counted, then done.
+extern "C" int fdatasync(int fd) {
+  const int done = static_cast<int>(syscall(SYS_fdatasync, fd));
+  if (std::this_thread::get_id() == appends.load()) ++synced_here;
+  else synced_elsewhere.release();
+  return done;
+}
 
 namespace {
 struct TemporaryDir {
@@ -55,6 +73,28 @@ TEST_CASE("events come back in order, across an end of the process and groups la
   const auto jobs = all(**journal);
   REQUIRE(jobs.size() == 10'000);
   CHECK(std::is_sorted(jobs.begin(), jobs.end()));
+}
+
+TEST_CASE("for the disk an append is on it when it returns; else it follows soon on another thread") {
+  TemporaryDir dir;
+  appends = std::this_thread::get_id();
+  for (const auto durability : {Durability::disk, Durability::process, Durability::disk}) {
+    INFO((durability == Durability::disk ? "disk" : "process"));
+    auto journal = Journal::open(dir.path, durability);
+    REQUIRE(journal);
+    REQUIRE((*journal)->append({event(1)}));  // SQLite syncs as the file begins anew
+    for (int i = 0; i < 3; ++i) {
+      while (synced_elsewhere.try_acquire()) {}
+      synced_here = 0;
+      REQUIRE((*journal)->append({event(1)}));
+      if (durability == Durability::disk) {
+        CHECK(synced_here > 0);
+      } else {
+        CHECK(synced_here == 0);
+        CHECK(synced_elsewhere.try_acquire_for(std::chrono::seconds(20)));
+      }
+    }
+  }
 }
 
 TEST_CASE("a second daemon is refused while the first lives") {
