@@ -216,6 +216,82 @@ TEST_CASE("an MPI worker runs under mpiexec with all its ranks") {
   CHECK(processes_of(daemon.start.instance()) == std::vector<pid_t>{daemon.outcome.pilot});
 }
 
+TEST_CASE("an MPI worker that does not start: its cause, its stderr and its exit code are told at once") {
+  INFO("scripts/setup installs it");
+  REQUIRE(access("/usr/bin/mpiexec", X_OK) == 0);
+  Running daemon;
+  const auto fails = [&](const std::string& mode, const std::function<void(v1::JobSpec&)>& change = {}) {
+    const auto job = daemon.start_worker(mode, [&](v1::JobSpec& s) {
+      s.mutable_worker()->set_mpi(true);
+      s.set_processes(3);
+      s.set_start_timeout_ms(600'000);  // not that
+      if (change) change(s);
+    });
+    REQUIRE(daemon.wait_end(job, 30s));
+    CHECK(daemon.job(job).connected == 0);
+    const auto& exit = daemon.job(job).end.exit();
+    CHECK(exit.kind() == v1::START_FAILED);
+    CHECK(processes_of(daemon.start.instance()) == std::vector<pid_t>{daemon.outcome.pilot});
+    return exit;
+  };
+  const auto has = [](const std::string& text, const char* part) { return text.find(part) != std::string::npos; };
+  // An mpiexec of the test's own, before the real one in PATH.
+  const auto pretend = [&](const std::string& script) {
+    const auto folder = daemon.dir / "own";
+    std::filesystem::create_directories(folder);
+    std::ofstream(folder / "mpiexec") << "#!/bin/sh\n" << script;
+    std::filesystem::permissions(folder / "mpiexec", std::filesystem::perms::owner_all);
+    return [path = folder.string()](v1::JobSpec& s) { (*s.mutable_env())["PATH"] = path + ":/usr/bin:/bin"; };
+  };
+
+  SECTION("no mpiexec") {
+    const auto exit = fails("echo", [&](v1::JobSpec& s) { (*s.mutable_env())["PATH"] = daemon.dir.string(); });
+    CHECK(exit.code() == 127);
+    CHECK(has(exit.message(), "cannot run 'mpiexec': not found in PATH"));
+    CHECK(has(exit.message(), "pilot_test_worker is an MPI worker"));
+    CHECK(has(exit.message(), "install MPI there, or load its module"));
+  }
+  SECTION("an mpiexec that refuses") {
+    const auto exit = fails("echo", pretend("echo 'There are not enough slots available' >&2; exit 213\n"));
+    CHECK(exit.code() == 213);
+    CHECK(exit.stderr_tail() == "There are not enough slots available\n");
+    CHECK(has(exit.message(), "worker pilot_test_worker on "));
+    CHECK(has(exit.message(), "exited with code 213 before it connected back"));
+  }
+  SECTION("an mpiexec that is killed") {
+    const auto exit = fails("echo", pretend("echo 'out of memory' >&2; kill -9 $$\n"));
+    CHECK(exit.signal() == SIGKILL);
+    CHECK(exit.stderr_tail() == "out of memory\n");
+    CHECK(has(exit.message(), "was killed by signal 9 (SIGKILL) before it connected back"));
+  }
+  SECTION("no such program") {
+    const auto exit = fails("echo", [](v1::JobSpec& s) { s.mutable_worker()->set_executable("no_such_worker"); });
+    CHECK(exit.code() == 127);
+    CHECK(exit.message().find("cannot run 'no_such_worker'") == 0);
+  }
+  SECTION("a program that no system can run") {
+    std::ofstream(daemon.dir / "broken") << "#!/no/such/interpreter\n";
+    std::filesystem::permissions(daemon.dir / "broken", std::filesystem::perms::owner_all);
+    const auto exit = fails("echo", [](v1::JobSpec& s) { s.mutable_worker()->set_executable("./broken"); });
+    CHECK(exit.code() != 0);
+    CHECK(has(exit.message() + exit.stderr_tail(), "broken"));
+  }
+  SECTION("its ranks end with an error") {
+    const auto exit = fails("fail");
+    CHECK(exit.code() == 3);
+    CHECK(has(exit.stderr_tail(), "libgravity.so: cannot open"));
+    CHECK(has(exit.message(), "exited with code 3 before it connected back"));
+  }
+  SECTION("one rank crashes, the others would wait") {
+    std::ofstream(daemon.dir / "crash.sh") << "#!/bin/sh\n[ \"$OMPI_COMM_WORLD_RANK\" = 1 ] || exec sleep 1000\n"
+                                              "echo 'rank 1 ran out of stars' >&2\nkill -SEGV $$\n";
+    std::filesystem::permissions(daemon.dir / "crash.sh", std::filesystem::perms::owner_all);
+    const auto exit = fails("echo", [](v1::JobSpec& s) { s.mutable_worker()->set_executable("./crash.sh"); });
+    CHECK(exit.code() == 128 + SIGSEGV);
+    CHECK(has(exit.stderr_tail(), "rank 1 ran out of stars"));
+  }
+}
+
 // ---- remote channels: the test is daemon and hub at once -------------------------------------------------
 
 namespace {
