@@ -1,8 +1,10 @@
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -19,8 +21,10 @@
 #include <flotilla/code.hpp>
 #include <fstream>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <typeindex>
 
 using namespace flotilla;
 using namespace std::chrono_literals;
@@ -81,7 +85,7 @@ void start_daemon() {
 // A daemon that asks a question, and says what was answered.
 class PlayedDaemon {
  public:
-  explicit PlayedDaemon(const std::string& socket) {
+  explicit PlayedDaemon(const std::string& socket, const char* protocol = nullptr) {
     const char* program = std::getenv("FLOTILLA_TEST_DAEMON");
     REQUIRE(program);
     int ends[2];
@@ -89,7 +93,7 @@ class PlayedDaemon {
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-    const char* argv[] = {program, socket.c_str(), nullptr};
+    const char* argv[] = {program, socket.c_str(), protocol, nullptr};
     REQUIRE(posix_spawn(&pid_, program, &actions, nullptr, const_cast<char**>(argv), environ) == 0);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
@@ -116,6 +120,72 @@ class PlayedDaemon {
  private:
   pid_t pid_ = 0;
   int said_ = -1;
+};
+
+// Another machine, as far as ssh can tell: sshd on loopback. $HOME is its user's while it lives, without a key that it would take.
+class Sshd {
+ public:
+  explicit Sshd(const fs::path& folder) : folder_(folder / "sshd"), home_(std::getenv("HOME") ? std::getenv("HOME") : "") {
+    fs::create_directories(folder_);
+    fs::create_directories(folder / "home/.ssh");
+    if (geteuid() == 0) fs::create_directories("/run/sshd");
+    setenv("HOME", (folder / "home").c_str(), 1);
+    unsetenv("SSH_AUTH_SOCK");
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = loopback(0);
+    socklen_t size = sizeof address;
+    REQUIRE(bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0);
+    REQUIRE(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+    close(fd);
+    port_ = ntohs(address.sin_port);
+    std::ofstream(folder_ / "config") << "ListenAddress 127.0.0.1\nPort " << port_ << "\nHostKey " << (folder_ / "key").native()
+                                      << "\nPidFile none\nAuthorizedKeysFile none\nUsePAM no\nPasswordAuthentication no\n"
+                                         "KbdInteractiveAuthentication no\nLogLevel QUIET\n";
+    start();
+  }
+  ~Sshd() {
+    stop();
+    setenv("HOME", home_.c_str(), 1);
+  }
+  Sshd(const Sshd&) = delete;
+  Sshd& operator=(const Sshd&) = delete;
+  std::string location() const { return "127.0.0.1:" + std::to_string(port_); }
+  // With a new host key.
+  void start() {
+    fs::remove(folder_ / "key");
+    REQUIRE(std::system(("ssh-keygen -q -t ed25519 -N '' -f " + (folder_ / "key").native()).c_str()) == 0);
+    const std::string config = folder_ / "config";
+    const char* argv[] = {"/usr/sbin/sshd", "-D", "-f", config.c_str(), nullptr};
+    REQUIRE(posix_spawn(&pid_, argv[0], nullptr, nullptr, const_cast<char**>(argv), environ) == 0);
+    const int ended = static_cast<int>(syscall(SYS_pidfd_open, pid_, 0));
+    for (bool listens = false; !listens;) {
+      const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+      const sockaddr_in address = loopback(port_);
+      listens = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+      close(fd);
+      pollfd polled{ended, POLLIN, 0};
+      REQUIRE(poll(&polled, 1, listens ? 0 : 20) == 0);  // it has not ended
+    }
+    close(ended);
+  }
+  void stop() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGTERM);
+    waitpid(std::exchange(pid_, 0), nullptr, 0);
+  }
+
+ private:
+  static sockaddr_in loopback(int port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    return address;
+  }
+  fs::path folder_;
+  std::string home_;
+  int port_ = 0;
+  pid_t pid_ = 0;
 };
 
 template <class Kind, class F>
@@ -435,6 +505,154 @@ TEST_CASE("what a message cannot hold is refused before it is sent") {
   CHECK(thrown<ResourceExhaustedError>([&] { daemon.submit({.argv = {"cat"}, .standard_input = much}); }).hint().find("input file") !=
         std::string::npos);
   CHECK_THROWS_AS(daemon.run({.argv = {"cat"}, .standard_input = much}), ResourceExhaustedError);
+}
+
+TEST_CASE("each code of an error has its class") {
+  Place place;
+  const std::string socket = place.folder() / "played.sock";
+  const PlayedDaemon played(socket);
+  const Daemon daemon({.socket = socket});
+  const std::map<int, std::type_index> classes{
+      {0, typeid(InternalError)},           {1, typeid(InvalidArgumentError)},
+      {2, typeid(NotFoundError)},           {3, typeid(AlreadyExistsError)},
+      {4, typeid(FailedPreconditionError)}, {5, typeid(UnavailableError)},
+      {6, typeid(PermissionDeniedError)},   {7, typeid(AuthenticationFailedError)},
+      {8, typeid(HostKeyUnknownError)},     {9, typeid(HostKeyChangedError)},
+      {10, typeid(TimedOutError)},          {11, typeid(CanceledError)},
+      {12, typeid(UnsupportedError)},       {13, typeid(ResourceExhaustedError)},
+      {14, typeid(VersionMismatchError)},   {15, typeid(WorkerFailedError)},
+      {16, typeid(InternalError)},          {99, typeid(InternalError)},  // of a newer daemon
+  };
+  for (const auto& [code, type] : classes) {
+    INFO(code);
+    const std::string name = "fails-" + std::to_string(code);
+    try {
+      daemon.resource(name);
+      FAIL_CHECK("nothing was thrown");
+    } catch (const FlotillaError& error) {
+      CHECK(std::type_index(typeid(error)) == type);
+      CHECK(static_cast<int>(error.code()) == (code == 0 || code == 99 ? 16 : code));
+      CHECK(error.message() == "it broke");
+      CHECK(error.hint() == "mend it");
+      CHECK(error.retry());
+      CHECK(error.faults() == std::vector<std::string>{"one", "two"});
+      REQUIRE(error.exit());
+      CHECK(error.exit()->kind == ExitKind::signaled);
+      CHECK(error.exit()->signal == SIGKILL);
+      CHECK(error.what() == std::string("it broke\n  - one\n  - two\nlast lines of its stderr:\nhelp\nmend it"));
+    }
+  }
+}
+
+TEST_CASE("a daemon of another version is refused, and a call that it does not know") {
+  Place place;
+  const std::string newer = place.folder() / "newer.sock", older = place.folder() / "older.sock";
+  const PlayedDaemon first(newer, "4000000000");
+  const auto mismatch = thrown<VersionMismatchError>([&] { Daemon({.socket = newer}); });
+  CHECK(mismatch.message().find("a build of another time") != std::string::npos);
+  CHECK(mismatch.message().find("speaks protocol 4000000000") != std::string::npos);
+  CHECK(mismatch.hint().find("flotilla daemon restart") != std::string::npos);
+  const PlayedDaemon second(older);
+  const Daemon daemon({.socket = older});
+  const auto unknown = thrown<VersionMismatchError>([&] { (void)daemon.pilots(); });
+  CHECK(unknown.message().find("does not know this call") != std::string::npos);
+  CHECK(unknown.hint().find("flotilla daemon restart") != std::string::npos);
+}
+
+TEST_CASE("what goes wrong with a real daemon is of the class that says what it is") {
+  Place place;
+  const Daemon daemon({.on_waiting = [](const WaitNotice&) {}});
+  const auto says = [](const FlotillaError& error, const char* text) {
+    INFO(error.what());
+    CHECK(std::string(error.what()).find(text) != std::string::npos);
+  };
+
+  says(thrown<NotFoundError>([&] { daemon.pilot(1'000'000'000); }), "1000000000");
+  says(thrown<NotFoundError>([&] { daemon.start_pilot({.resource = "nowhere"}); }), "nowhere");
+  says(thrown<InvalidArgumentError>([&] { daemon.submit({.argv = {}}); }), "argv");
+  CHECK(thrown<InvalidArgumentError>([&] { daemon.submit({.argv = {""}, .processes = 0, .env = {{"1X", "y"}}}); }).faults().size() > 1);
+
+  const Pilot pilot = daemon.start_pilot({.resource = "local", .slots_per_node = 1, .label = "narrow"});
+  pilot.wait(30s);
+  pilot.stop();
+  pilot.wait_ended(30s);
+  says(thrown<FailedPreconditionError>([&] { pilot.wait(30s); }), "finished: stopped by the user");
+  const Job ended = daemon.submit({.argv = {"true"}});
+  ended.wait(30s);
+  says(thrown<FailedPreconditionError>([&] { ended.signal(SIGUSR1); }), "is finished, not running");
+
+  const auto job = thrown<JobFailedError>([&] { daemon.run({.argv = {"sh", "-c", "echo out of stars >&2; kill -SEGV $$"}}); });
+  REQUIRE(job.exit());
+  CHECK(job.exit()->kind == ExitKind::signaled);
+  CHECK(job.exit()->signal == SIGSEGV);
+  CHECK(job.exit()->stderr_tail == "out of stars\n");
+  says(job, "killed by signal 11 (SIGSEGV)");
+  says(thrown<JobFailedError>([&] { daemon.run({.argv = {"no-such-command"}}); }), "no-such-command");
+  CHECK(thrown<JobFailedError>([&] { daemon.run({.argv = {"true"}, .label = "nobody-has-this", .queue_timeout = 100ms}); }).exit()->kind ==
+        ExitKind::queue_timeout);
+
+  const auto worker = thrown<WorkerFailedError>([&] {
+    daemon.start_worker({.executable = "sh", .args = {"-c", "echo no licence >&2; kill -ABRT $$"}});
+  });
+  REQUIRE(worker.exit());
+  CHECK(worker.exit()->signal == SIGABRT);
+  CHECK(worker.exit()->stderr_tail == "no licence\n");
+  says(worker, "killed by signal 6 (SIGABRT) before it connected back");
+  says(thrown<WorkerFailedError>([&] { daemon.start_worker({.executable = "no-such-worker"}); }), "no-such-worker");
+  const auto late = thrown<TimedOutError>([&] {
+    daemon.start_worker({.executable = "sh", .args = {"-c", "echo still loading >&2; exec sleep 600"}, .start_timeout = 300ms});
+  });
+  REQUIRE(late.exit());
+  CHECK(late.exit()->kind == ExitKind::start_timeout);
+  CHECK(late.exit()->stderr_tail == "still loading\n");
+  CHECK(thrown<TimedOutError>([&] { daemon.start_worker({.executable = "true", .label = "nobody-has-this", .queue_timeout = 100ms}); })
+            .exit()
+            ->kind == ExitKind::queue_timeout);
+
+  auto waiting = daemon.start_worker_async({.executable = "sh", .args = {"-c", "exec sleep 600"}, .name = "loads"});
+  const auto started = [&] {
+    for (const auto deadline = std::chrono::steady_clock::now() + 30s; std::chrono::steady_clock::now() < deadline;)
+      for (const auto& each : daemon.jobs())
+        if (each.name == "loads") return each.id;
+    FAIL("it does not come");
+    std::abort();
+  }();
+  daemon.job(started).wait_running(30s);
+  daemon.job(started).cancel();
+  CHECK(thrown<CanceledError>([&] { waiting.get(); }).exit()->kind == ExitKind::canceled);
+
+  const Job endless = daemon.submit({.argv = {"sleep", "600"}});
+  endless.wait_running(30s);
+  kill_and_await(daemon.info().pid);
+  CHECK(thrown<UnavailableError>([&] { (void)endless.info(); }).retry());
+  start_daemon();
+  Daemon().job(endless.id()).cancel();
+}
+
+TEST_CASE("what goes wrong with a login is of the class that says what it is") {
+  Place place;
+  Sshd sshd(place.folder());
+  const Daemon daemon({.prompts = [](const Prompt&) { return std::nullopt; }});
+  const Resource far = daemon.add_resource({.name = "far", .location = sshd.location()});
+  const auto unknown = thrown<HostKeyUnknownError>([&] { far.connect(); });
+  CHECK(unknown.message().find("SHA256:") != std::string::npos);
+  CHECK_FALSE(unknown.hint().empty());
+
+  const Daemon trusting({.prompts = [](const Prompt&) { return std::nullopt; }, .accept_new_host_keys = true});
+  const auto refused = thrown<AuthenticationFailedError>([&] { trusting.resource("far").connect_async().get(); });
+  CHECK(refused.message().find(sshd.location().substr(0, 9)) != std::string::npos);
+
+  sshd.stop();
+  sshd.start();
+  const auto changed = thrown<HostKeyChangedError>([&] { trusting.resource("far").connect(); });
+  CHECK(changed.message().find("SHA256:") != std::string::npos);
+  CHECK_FALSE(changed.hint().empty());
+
+  sshd.stop();
+  CHECK(thrown<UnavailableError>([&] { far.connect(); }).message().find("refused") != std::string::npos);
+  far.remove();
+  CHECK_THROWS_AS(far.connect(), NotFoundError);
+  sshd.start();
 }
 
 TEST_CASE("a file of many jobs is read once") {
