@@ -1,5 +1,5 @@
 # cmake --install: the programs, their agent, tab completion and documentation (component `programs`), and the C++ client
-# library with its CMake package (component `client`, see client/CMakeLists.txt).
+# library with its CMake package (components `client` and `worker`, see client/CMakeLists.txt).
 include(GNUInstallDirs)
 install(TARGETS flotilla RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT programs)
 # Nobody types its name: `flotilla` finds it by its own place.

@@ -1,0 +1,16 @@
+# Installed: what find_package(flotilla [COMPONENTS client worker]) reads. flotilla::worker is always there, flotilla::client where it
+# was installed.
+include(${CMAKE_CURRENT_LIST_DIR}/flotillaWorkerTargets.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/flotillaClientTargets.cmake OPTIONAL)
+foreach(flotilla_component client worker ${flotilla_FIND_COMPONENTS})
+  if(TARGET flotilla::${flotilla_component})
+    set(flotilla_${flotilla_component}_FOUND TRUE)
+  else()
+    set(flotilla_${flotilla_component}_FOUND FALSE)
+    if(flotilla_FIND_REQUIRED_${flotilla_component})
+      set(flotilla_FOUND FALSE)
+      set(flotilla_NOT_FOUND_MESSAGE "the component '${flotilla_component}' is not installed here")
+    endif()
+  endif()
+endforeach()
+unset(flotilla_component)
