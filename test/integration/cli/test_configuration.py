@@ -6,11 +6,9 @@ import os
 import shutil
 import signal
 import socket
+import time
 import urllib.request
 from pathlib import Path
-
-import pytest
-from conftest import until
 
 
 def configure(cli, text: str) -> None:
@@ -118,18 +116,20 @@ def test_a_port_that_is_taken_is_told(own_cli):
 
 
 def test_pilots_end_when_they_are_idle_for_as_long_as_configured(own_cli):
-    configure(own_cli, '[pilots]\nidle = "400ms"\n')
+    configure(own_cli, '[pilots]\nidle = "1500ms"\n')
+    job = own_cli.run("submit", "--on", "busy", "--", "sh", "-c", "while [ ! -e go ]; do sleep 0.02; done").out.strip()
     idle, busy, asked = (own_cli.run("pilot", "start", "local", "--slots", "1", "--label", label, *more, "--no-wait").out.strip()
                          for label, more in (("idle", ()), ("busy", ()), ("asked", ("--idle", "never"))))
-    job = own_cli.run("submit", "--on", "busy", "--", "sh", "-c", "while [ ! -e go ]; do sleep 0.02; done").out.strip()
+    own_cli.run("job", "wait", "--running", job)
     own_cli.run("pilot", "wait", "--ended", idle)
     ended = own_cli.json("pilot", "show", idle)
     assert ended["state"] == "finished" and "no job for as long as it may be idle" in ended["message"]
-    assert "idle" in own_cli.run("pilot", "show", idle).out
-    if own_cli.job(job)["state"] == "running":
-        assert own_cli.json("pilot", "show", busy)["state"] == "running"
+    assert "no job for as long as it may be idle" in own_cli.run("pilot", "show", idle).out
     (own_cli.work / "go").touch()
+    begin = time.monotonic()
     own_cli.run("pilot", "wait", "--ended", busy)
+    assert time.monotonic() - begin > 1  # it counts from the end of the job
+    assert own_cli.job(job)["state"] == "finished"
     # What was started with --idle goes by that; the pilot of this machine stays.
     assert own_cli.json("pilot", "show", asked)["state"] == "running"
     assert agent_of(own_cli)
