@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
 import time
 import urllib.request
 from pathlib import Path
+
+from conftest import WAIT_S
 
 
 def configure(cli, text: str) -> None:
@@ -23,7 +26,11 @@ def test_what_is_acknowledged_for_the_disk_survives_a_kill(own_cli):
     running = own_cli.run("submit", "--", "sh", "-c", "while [ ! -e go ]; do sleep 0.02; done; echo done").out.strip()
     own_cli.run("job", "wait", "--running", running)
     waiting = own_cli.run("submit", "--on", "nobody-has-this", "--name", "kept", "--", "true").out.strip()
-    os.kill(own_cli.daemon_pid(), signal.SIGKILL)
+    pid = own_cli.daemon_pid()
+    process = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([process], [], [], WAIT_S)[0], "it has not ended"
+    os.close(process)
     assert own_cli.job(waiting)["spec"]["name"] == "kept"
     (own_cli.work / "go").touch()
     own_cli.run("job", "wait", running)
