@@ -239,7 +239,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Reply call(Unary<Request, Reply> method, const Request& request) {
     check_size(request);
     if constexpr (!std::is_same_v<Request, v1::SubmitRequest>)  // its jobs were looked at one by one
-      if (const auto good = check_text(request); !good) flotilla::raise(good.error());
+      if (const auto good = check_text(request); !good) detail::raise(good.error());
     grpc::ClientContext context;
     Reply reply;
     const auto status = (stub_.get()->*method)(&context, request, &reply);
@@ -248,7 +248,7 @@ class Session : public std::enable_shared_from_this<Session> {
   }
   template <class Request, class Reply, class Sink>
   void stream(Streaming<Request, Reply> method, const Request& request, Sink sink) {
-    if (const auto good = check_text(request); !good) flotilla::raise(good.error());
+    if (const auto good = check_text(request); !good) detail::raise(good.error());
     grpc::ClientContext context;
     const auto reader = (stub_.get()->*method)(&context, request);
     Reply message;
