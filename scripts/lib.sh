@@ -43,3 +43,18 @@ digest() {
 stamp_dir=$root/build/stamps
 stamped() { [ -e "$stamp_dir/$1" ] && [ "$(cat "$stamp_dir/$1")" = "$2" ]; }
 stamp() { mkdir -p "$stamp_dir"; printf '%s\n' "$2" > "$stamp_dir/$1"; }
+
+# make_debian_11: the root of an older distribution (glibc 2.31) at $debian_11, once for all checkouts; needs root and debootstrap.
+debian_11=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/flotilla/debian-11
+make_debian_11() {
+  local mirror log=$root/build/debootstrap.log
+  [ ! -e "$debian_11/.ready" ] || return 0
+  say "Debian 11 with debootstrap, into $debian_11"
+  # The machine's own mirror, whatever it is.
+  mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1 || true)
+  rm -rf "$debian_11"
+  mkdir -p "$(dirname "$debian_11")" "$root/build"
+  # shellcheck disable=SC2086  # empty or one word
+  debootstrap --variant=minbase bullseye "$debian_11" $mirror > "$log" 2>&1 || { tail -n 5 "$log"; note "debootstrap failed"; return 1; }
+  touch "$debian_11/.ready"
+}

@@ -16,18 +16,22 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import fcntl
 import itertools
 import json
 import os
 import pathlib
+import pty
 import re
 import select
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import textwrap
 import time
 
@@ -203,6 +207,7 @@ class Host:
         self.pid = 0       # of its pid 1, seen from outside
         self._outer = None
         self._delays = {}  # network -> the relay process
+        self._asleep = []
 
     # ---- running something there
 
@@ -341,6 +346,24 @@ class Host:
             if self.bed.ready and peer.on and peer is not self and network in peer.addresses:
                 peer._in_net(["ip", "neighbour", "flush", "dev", network])
 
+    def fall_asleep(self):
+        """Its processes stand still, and nothing comes or goes."""
+        self.cut()
+        self._asleep = self.processes()
+        for process in self._asleep:
+            process.kill(signal.SIGSTOP)
+
+    def wake_up(self):
+        if not self._asleep:
+            return
+        self.heal()
+        for process in self._asleep:
+            process.kill(signal.SIGCONT)
+        self._asleep = []
+        # Each nsenter has stopped itself with the program that it waits for.
+        for waiting in _children(os.getpid()):
+            os.kill(waiting, signal.SIGCONT)
+
     # ---- its network
 
     def cut(self, *networks):
@@ -373,8 +396,9 @@ class Host:
         return [line.split()[3] for line in lines if len(line.split()) >= 4]
 
     def heal_all(self):
-        """Cables in, no delay; addresses and power as they are."""
+        """Awake, cables in, no delay; addresses and power as they are."""
         if self.on:
+            self.wake_up()
             self.heal()
             for network in tuple(self._delays):
                 self.delay(network, 0)
@@ -435,14 +459,15 @@ class Host:
 
     # ---- sshd
 
-    def configure_sshd(self, authentication="key", forwarding=True, sessions=10):
-        """authentication: "key", "password", "interactive" (keyboard-interactive through PAM). Running connections stay."""
+    def configure_sshd(self, authentication="key", forwarding=True, sessions=10, more=""):
+        """authentication: "key", "password", "interactive" (keyboard-interactive through PAM). `more`: lines for the end of its
+        file. Running connections stay."""
         self.write("/etc/ssh/sshd_config", SSHD_CONFIG.format(
             pam="yes" if authentication == "interactive" else "no",
             password="yes" if authentication == "password" else "no",
             interactive="yes" if authentication == "interactive" else "no",
             key="yes" if authentication == "key" else "no",
-            forwarding="yes" if forwarding else "no", sessions=sessions))
+            forwarding="yes" if forwarding else "no", sessions=sessions) + more)
         self._start_sshd()
 
     def _start_sshd(self):
@@ -550,9 +575,10 @@ def program(name):
 class Bed:
     """`with Bed() as bed:` makes the hosts; the end takes everything away, also when the body failed."""
 
-    def __init__(self, hosts=("laptop", "frontend", "node1", "node2"), lower=None, python=True):
+    def __init__(self, hosts=("laptop", "frontend", "node1", "node2"), lower=None, binds=None, python=True):
         self.names = tuple(hosts)
         self.lower = lower or {}      # host -> another root directory
+        self.binds = binds or {}      # host -> [(directory of this machine, where it is there)]
         self.python = python
         self.ready = False
         self.hosts: dict[str, Host] = {}
@@ -614,7 +640,7 @@ class Bed:
 
     def _binds(self, name):
         if name != "laptop":
-            return []                 # nothing of ours is there: what is needed must be brought
+            return self.binds.get(name, [])  # nothing of ours is there: what is needed must be brought
         binds = []
         built = programs()
         if built:
@@ -709,11 +735,19 @@ class Flotilla:
     def popen(self, *argv, **options):
         return self.host.popen(["flotilla", *argv], env=self.env, **options)
 
+    def terminal(self, *argv, **options):
+        return Terminal(self.host, ["flotilla", *argv], env=self.env, **options)
+
     def output(self, *argv, **options):
         return self.run(*argv, **options).stdout.strip()
 
     def json(self, *argv, **options):
         return json.loads(self.run(*argv, "--json", **options).stdout)
+
+    def test_resource(self, name, *options, timeout=90):
+        """Its steps by their names, and the exit code."""
+        done = self.run("resource", "test", name, "--json", *options, check=False, timeout=timeout)
+        return {step["name"]: step for step in json.loads(done.stdout)}, done.returncode
 
     def python(self, code, check=True, timeout=120):
         """Runs a script with the Python client on the laptop, to its end."""
@@ -857,3 +891,54 @@ class Script:
         code = self.process.wait(timeout)
         if code:
             raise BedError(f"the script ended with {code}:\n{self.process.stderr.read()}")
+
+
+class Terminal:
+    """A program on a terminal of its own: what it shows, and what somebody types there."""
+
+    def __init__(self, host, argv, env=None, rows=30, columns=100):
+        self._end, child = pty.openpty()
+        self.shown, self._seen = "", 0
+        self.size(rows, columns)
+        self.process = host.popen(["setsid", "--ctty", "--wait", *argv], env={"TERM": "xterm"} | (env or {}), stdin=child, stdout=child,
+                                  stderr=child)
+        os.close(child)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+    def size(self, rows, columns):
+        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text):
+        os.write(self._end, text.encode())
+
+    def until(self, pattern, timeout=30):
+        """Waits until it has shown this since the last time, and returns what it showed up to there."""
+        begin = self._seen
+        found = self._wait(lambda: re.compile(pattern).search(self.shown, begin), timeout, f"{pattern!r} is shown")
+        self._seen = found.end()
+        return self.shown[begin:self._seen]
+
+    def wait(self, timeout=30):
+        """Its exit code."""
+        self._wait(lambda: self.process.poll() is not None, timeout, "it ends")
+        return self.process.returncode
+
+    def _wait(self, predicate, timeout, what):
+        def look():
+            value = predicate()
+            with contextlib.suppress(OSError):  # nobody has the other end any more
+                while select.select([self._end], [], [], 0)[0]:
+                    self.shown += os.read(self._end, 65536).decode(errors="replace")
+            return value
+
+        try:
+            return wait_until(look, timeout, what)
+        except BedError as error:
+            raise BedError(f"{error}; the terminal shows {self.shown!r}") from None

@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items):
 def bed(request):
     if reason():
         pytest.skip(reason())
-    with beds.Bed(hosts=getattr(request.module, "HOSTS", ("laptop", "frontend", "node1", "node2"))) as made:
+    hosts = getattr(request.module, "HOSTS", ("laptop", "frontend", "node1", "node2"))
+    with beds.Bed(hosts=hosts, binds=getattr(request.module, "BINDS", {})) as made:
         yield made
 
 

@@ -1,5 +1,4 @@
 """`flotilla attach` to a job on a node, over a link that is cut and on a laptop that sleeps: it goes on where it was."""
-import signal
 import time
 
 import pytest
@@ -27,33 +26,24 @@ def take_until(attached, number):
     return lines
 
 
-def wake(processes, attached):
-    for process in processes:
-        process.kill(signal.SIGCONT)
-    attached.send_signal(signal.SIGCONT)     # nsenter has stopped itself with the program that it waits for
-
-
 @pytest.mark.parametrize("transport", ["libssh", "openssh"])
 @pytest.mark.parametrize("how", ["laptop's cable", "silence", "asleep"])
 def test_attach_goes_on_where_it_was(bed, flotilla, how, transport):
     job = begin(flotilla, transport)
     attached = flotilla.popen("attach", str(job), "--from-start", "-n", stdout=-1, stderr=-1, text=True)
-    asleep = []
     cut = bed.frontend if how == "silence" else bed.laptop
     try:
         lines = take_until(attached, 20)
         folder = flotilla.job(job)["folder"]
         def far():
             return int(bed.frontend.as_user(["cat", f"{folder}/at"]).stdout or 0)
-        cut.cut("pub")
         if how == "asleep":
-            asleep = bed.laptop.processes_of_flotilla()
-            for process in asleep:
-                process.kill(signal.SIGSTOP)
+            bed.laptop.fall_asleep()
+        else:
+            cut.cut("pub")
         begun = far()
         wait_until(lambda: far() > begun + 100, 60, "the job has gone on meanwhile")
-        cut.heal("pub")
-        wake(asleep, attached)
+        cut.heal_all()
         healed = time.monotonic()
         lines += take_until(attached, int(lines[-1]) + 100)
         came_back = time.monotonic() - healed
@@ -65,6 +55,6 @@ def test_attach_goes_on_where_it_was(bed, flotilla, how, transport):
         assert flotilla.output("job", "logs", str(job)).split() == lines
         assert flotilla.job(job)["attempt"] == 1
     finally:
-        wake(asleep, attached)
+        bed.laptop.wake_up()
         attached.kill()
         attached.communicate()

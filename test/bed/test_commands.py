@@ -2,11 +2,8 @@
 import base64
 import contextlib
 import json
-import os
 import pathlib
-import pty
 import re
-import select
 import subprocess
 import time
 
@@ -136,27 +133,11 @@ def test_a_pilot_all_of_whose_hosts_are_down_says_so(bed, flotilla, how, nodes):
 
 def connect_with_password(flotilla, resource):
     """`resource connect` on a terminal where somebody answers once; what the terminal showed."""
-    parent, child = pty.openpty()
-    connect = flotilla.host.popen(["setsid", "--ctty", "--wait", "flotilla", "resource", "connect", resource], env=flotilla.env,
-                                  stdin=child, stdout=child, stderr=child)
-    os.close(child)
-    seen = ""
-    answered = 0
-    deadline = time.monotonic() + 60
-    while connect.poll() is None and time.monotonic() < deadline:
-        ready, _, _ = select.select([parent], [], [], 0.2)
-        if ready:
-            try:
-                seen += os.read(parent, 4096).decode(errors="replace")
-            except OSError:
-                break
-        if re.search(r"[Pp]assword.*: ?\s*$", seen[-200:]) and answered == 0:
-            os.write(parent, (PASSWORD + "\n").encode())
-            answered += 1
-    code = connect.wait(10)
-    os.close(parent)
-    assert code == 0, seen
-    return seen
+    with flotilla.terminal("resource", "connect", resource) as terminal:
+        terminal.until(r"[Pp]assword.*: ?$", 60)
+        terminal.type(PASSWORD + "\n")
+        assert terminal.wait(60) == 0, terminal.shown
+        return terminal.shown
 
 
 def test_keyboard_interactive_is_asked_once(bed, flotilla):

@@ -62,6 +62,7 @@ consider() {
         say damaged "$1/$name"
       fi
     fi
+    rmdir "$1" 2>/dev/null # one that is not needed does not stay
   else
     say refused "$1" : $why
   fi
@@ -70,6 +71,7 @@ bring() {
   [ -z "$agent" ] || return 0
   case $places in *"$nl$1$nl"*) ;; *) return 0;; esac
   place=$1
+  usable "$place" || { say refused "$place" : $why; return 0; }
   unpack=$place/.unpack.$$
   say upload "$place"
   IFS= read -r packed
