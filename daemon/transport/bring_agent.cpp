@@ -53,6 +53,7 @@ class Conversation {
     if (auto judged = judge(); !judged) return fail(judged.error());
 
     Brought brought;
+    const auto unfit = answer_.refused.size();
     // One place after the other, in this shell: the system's ssh ends with its first command.
     while (answer_.ready_for_unpacker) {
       brought.uploaded = true;
@@ -64,13 +65,22 @@ class Conversation {
         return fail(got.error());
     }
     if (answer_.agent.empty()) return fail(no_place_error(answer_, request_.resource));
-    observer_.done(Step::agent, (brought.uploaded ? "sent to " : "is there: ") + answer_.agent);
+    const auto is = (brought.uploaded ? "sent to " : "is there: ") + answer_.agent;
+    const auto refused = refused_since(unfit);
+    if (refused.empty()) observer_.done(Step::agent, is);
+    else observer_.warn(Step::agent, is + "; it could not be sent to " + refused, "free some space there, or choose another scratch_dir");
     brought.agent = answer_.agent;
     brought.connector = std::move(shell_);
     return brought;
   }
 
  private:
+  std::string refused_since(std::size_t begin) const {
+    std::string text;
+    for (auto i = begin; i < answer_.refused.size(); ++i)
+      text += (text.empty() ? "" : ", ") + answer_.refused[i].directory + ": " + answer_.refused[i].reason;
+    return text;
+  }
   template <class Condition>
   Status read_until(Condition&& condition, std::chrono::milliseconds patience) {
     while (!condition()) {
@@ -95,12 +105,13 @@ class Conversation {
     const auto machine = check_machine(answer_, agent_, request_.resource);
     if (machine) {
       if (answer_.places.empty()) return fail(no_place_error(answer_, request_.resource));
+      if (request_.trial)
+        if (auto scratch = check_scratch(answer_, request_.scratch_dir, request_.resource); !scratch) return scratch;
       std::string text;
       for (const auto& each : answer_.places)
         text += (text.empty() ? "" : ", ") + each.directory +
                 (each.free_kib < 0 ? "" : " (" + std::to_string(each.free_kib >> 10) + " MiB free)");
-      std::string refused;
-      for (const auto& each : answer_.refused) refused += (refused.empty() ? "" : ", ") + each.directory + ": " + each.reason;
+      const auto refused = refused_since(0);
       if (refused.empty()) observer_.done(Step::scratch, text);
       else observer_.warn(Step::scratch, text + "; not usable: " + refused, "see scratch_dir of the resource");
     } else {

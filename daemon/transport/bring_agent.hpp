@@ -17,6 +17,7 @@ struct BringRequest {
   std::string instance;         // hex
   std::filesystem::path agent;  // the local file
   std::filesystem::path cache_dir;
+  bool trial = false;  // for a new hub: one that runs already can do without its scratch_dir
 };
 
 struct Brought {

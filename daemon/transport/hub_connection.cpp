@@ -148,7 +148,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     job->openssh = openssh;
     job->checked = checked;
     job->observer = std::move(observer_);
-    job->bring = {session.resource, config_.spec.scratch_dir(), to_hex(config_.instance), config_.agent, config_.state_dir / "agents"};
+    job->bring = {session.resource, config_.spec.scratch_dir(),   to_hex(config_.instance),
+                  config_.agent,    config_.state_dir / "agents", test_};
     job->start.set_instance(config_.instance);
     job->start.set_hub_id(config_.hub_id);
     job->start.set_tls_ca(config_.tls_ca);

@@ -521,9 +521,11 @@ class Host:
     def runaways(self):
         return [p for p in self.processes() if re.fullmatch(RUNAWAY, p.argv[-1])]
 
-    def tcp_bytes(self):
+    def tcp_bytes(self, *networks):
+        """What has come from these networks, by default all."""
         text = self._in_net(["cat", "/proc/net/dev"])
-        return sum(int(line.split()[1]) for line in text.splitlines() if ":" in line and not line.strip().startswith("lo"))
+        counts = {name.strip(): int(rest.split()[0]) for name, colon, rest in (line.partition(":") for line in text.splitlines()) if colon}
+        return sum(counts[network] for network in networks or self.addresses)
 
 
 def _children(pid):

@@ -6,6 +6,7 @@ namespace flotilla::daemon {
 namespace {
 
 constexpr std::size_t noise_lines = 8;  // enough to recognise a login message
+constexpr std::string_view nothing_runs = "nothing can be run there, mounted noexec?";
 
 void replace_all(std::string& text, std::string_view what, std::string_view with) {
   for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size())) text.replace(at, what.size(), with);
@@ -41,8 +42,8 @@ usable() {
     d????w*|d???????w*) why=$(chmod 700 "$dir" 2>&1) || return 1;;
   esac
   try=$dir/.try.$$
-  why=$( { printf '#!/bin/sh\nexit 0\n' > "$try" && chmod 700 "$try"; } 2>&1 ) || { rm -f "$try"; return 1; }
-  why=$("$try" 2>&1) || { rm -f "$try"; why="nothing can be run there, mounted noexec? $why"; return 1; }
+  why=$( { printf '#!/bin/sh\nexit 0\n' | cat > "$try" && chmod 700 "$try"; } 2>&1 ) || { rm -f "$try"; return 1; }
+  why=$("$try" 2>&1) || { rm -f "$try"; why="@NOTHING_RUNS@ $why"; return 1; }
   rm -f "$try"
 }
 consider() {
@@ -157,6 +158,7 @@ std::string build_bootstrap_script(const BootstrapRequest& request) {
   // What the user wrote comes last, so that it is never searched for the others.
   replace_all(script, "@NONCE@", request.nonce);
   replace_all(script, "@SHA@", request.agent.sha256);
+  replace_all(script, "@NOTHING_RUNS@", nothing_runs);
   replace_all(script, "@MACHINES@", machine_patterns(request.agent.machine));
   replace_all(script, "@UNPACKER@", std::to_string(request.agent.unpacker_size));
   replace_all(script, "@SIZE@", std::to_string(request.agent.size));
@@ -247,6 +249,16 @@ Status check_machine(const BootstrapAnswer& answer, const AgentDescription& agen
                 "resource " + resource + " has " + (answer.machine.empty() ? "an unknown processor" : answer.machine + " processors") +
                     "; the agent of this installation is for " + agent.machine,
                 "use an installation of Flotilla that was built for " + (answer.machine.empty() ? "it" : answer.machine));
+  return {};
+}
+
+Status check_scratch(const BootstrapAnswer& answer, std::string scratch_dir, const std::string& resource) {
+  if (scratch_dir == "~" || scratch_dir.starts_with("~/")) scratch_dir.replace(0, 1, answer.home);
+  for (const auto& each : answer.refused)
+    if (each.directory == scratch_dir + "/flotilla" && !each.reason.starts_with(nothing_runs))
+      return fail(Code::failed_precondition,
+                  "scratch_dir of resource " + resource + " cannot be used there: " + each.directory + ": " + each.reason,
+                  "free some space there, or choose another scratch_dir, or none");
   return {};
 }
 

@@ -84,6 +84,8 @@ std::string build_removal_command(const std::string& agent);
 std::string machine_of_elf(std::string_view head);
 // An error if the agent cannot run there, naming both.
 Status check_machine(const BootstrapAnswer& answer, const AgentDescription& agent, const std::string& resource);
+// An error if the hub there could not use the scratch_dir that the resource has. (The agent lies elsewhere where nothing can be run in it.)
+Status check_scratch(const BootstrapAnswer& answer, std::string scratch_dir, const std::string& resource);
 // All places were refused: names each with its reason.
 Error no_place_error(const BootstrapAnswer& answer, const std::string& resource);
 
