@@ -422,10 +422,7 @@ void TcpStream::open_failed(const Error& error) {
     wants_dialer_ = true;
     return;
   }
-  if (auto done = std::exchange(done_, nullptr))
-    done(fail(Code::unavailable,
-              "the gateway " + session_.where() + " cannot reach " + host_ + " port " + std::to_string(port_) + ": " + error.message,
-              "is that the machine's name as the gateway knows it?", Retry::yes));
+  if (auto done = std::exchange(done_, nullptr)) done(fail(gateway_cannot_reach(session_.where(), host_, port_, error.message)));
 }
 
 void TcpStream::on_session_end(const std::string& cause) {
@@ -446,9 +443,16 @@ class DialStream final : public PipeStream {
     }
     return ssh_channel_request_exec(channel_, command_.c_str());
   }
-  void opened() override {
-    join(std::move(waiting_), {});
-    if (auto done = std::exchange(done_, nullptr)) done({});
+  // An sshd speaks first: until it has, the dialer may fail.
+  void after_turn() override {
+    if (done_ && !received.empty()) {
+      join(std::move(waiting_), {});
+      std::exchange(done_, nullptr)({});
+    } else if (done_ && closed()) {
+      std::exchange(done_, nullptr)(fail(gateway_cannot_reach(session_.where(), host_, port_, errors)));
+      phase = Phase::dead;
+    }
+    PipeStream::after_turn();
   }
   void open_failed(const Error& error) override {
     if (auto done = std::exchange(done_, nullptr))

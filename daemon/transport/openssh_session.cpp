@@ -631,15 +631,17 @@ class OpensshSession final : public Session {
   // Forwarding may be forbidden: the agent there dials.
   void try_dialer(Relay& relay) {
     auto dialer = std::exchange(relay.dialer, {});
-    auto refuse = [&](const std::string& why) {
-      std::exchange(relay.done, nullptr)(
-          fail(Code::unavailable, "the gateway " + where() + " cannot reach " + relay.host + " port " + std::to_string(relay.port) + why,
-               "is that the machine's name as the gateway knows it?", Retry::yes));
+    const auto refuse = [&](Error error) {
+      std::exchange(relay.done, nullptr)(fail(std::move(error)));
       relay.up.passed_on = relay.down.passed_on = true;
     };
-    if (dialer.empty()) return refuse("");
-    auto child = Child::start(client(dialer), {}, Child::Errors::dropped);
-    if (!child) return refuse(": " + child.error().message);
+    if (dialer.empty()) {
+      std::string said;
+      take_errors(*relay.child, said);
+      return refuse(gateway_cannot_reach(where(), relay.host, relay.port, said));
+    }
+    auto child = Child::start(client(dialer), {}, Child::Errors::piped);
+    if (!child) return refuse(child.error());
     relay.child = std::move(*child);
     relay.down = {};
   }

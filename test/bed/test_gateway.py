@@ -1,4 +1,6 @@
 """A machine that only a gateway reaches."""
+import contextlib
+
 import pytest
 
 HOSTS = ("laptop", "gateway", "inner")
@@ -44,3 +46,50 @@ def test_a_link_that_is_lost_in_a_call(bed, flotilla, transport, victim):
         assert script.line(30) == "inner"
         assert script.line(20) == "5"
         flotilla.wait_runaways()
+
+
+@pytest.mark.parametrize("transport", ["libssh", "openssh"])
+def test_a_test_through_a_gateway(bed, flotilla, transport):
+    flotilla.run("resource", "add", "gate", "--location", "asmith@gateway", "--transport", transport)
+    flotilla.run("resource", "add", "deep", "--location", "asmith@inner", "--gateway", "gate", "--transport", transport)
+    steps, code = flotilla.test_resource("deep")
+    assert code == 0, steps
+    assert {name for name, step in steps.items() if step["status"] != "ok"} == {"name"}, steps
+    assert steps["name"]["status"] == "skipped", steps
+    assert len(steps) >= 8 and "inner" in steps["hub"]["message"], steps
+
+
+@contextlib.contextmanager
+def down(bed, what):
+    """A host, or its sshd."""
+    if what == "inner":
+        bed.inner.power_off()
+        bed.gateway.as_root("ip neighbour flush dev site")   # it asks anew who has that address
+    else:
+        bed.hosts[what.removeprefix("sshd of ")].as_root("kill $(cat /run/sshd.pid)")
+    try:
+        yield
+    finally:
+        bed.inner.power_on()
+        for host in (bed.gateway, bed.inner):
+            host.configure_sshd()
+
+
+@pytest.mark.parametrize("transport", ["libssh", "openssh"])
+@pytest.mark.parametrize("what, forwarding, cause, to_do", [
+    ("inner", True, "the gateway gate (asmith@gateway) cannot reach inner port 22: No route to host", "is inner up"),
+    ("sshd of inner", True, "the gateway gate (asmith@gateway) cannot reach inner port 22: Connection refused", "is sshd running on inner"),
+    ("sshd of inner", False, "the gateway gate (asmith@gateway) cannot reach inner port 22: Connection refused", "is sshd running on inner"),
+    ("sshd of gateway", True, "the gateway 'gate' cannot be reached: cannot reach gat", "is sshd running")],
+    ids=["inner", "sshd of inner", "sshd of inner, forwarding forbidden", "sshd of gateway"])
+def test_a_test_says_what_is_down(bed, flotilla, transport, what, forwarding, cause, to_do):
+    bed.gateway.configure_sshd(forwarding=forwarding)
+    flotilla.run("resource", "add", "gate", "--location", "asmith@gateway", "--transport", transport)
+    flotilla.run("resource", "add", "deep", "--location", "asmith@inner", "--gateway", "gate", "--transport", transport)
+    with down(bed, what):
+        steps, code = flotilla.test_resource("deep")
+    assert code == 1
+    said = steps["reachability"]
+    assert said["status"] == "failed", steps
+    assert {step["status"] for step in steps.values()} == {"failed", "skipped"}, steps
+    assert said["message"].startswith(cause) and to_do in said["hint"], said
