@@ -30,6 +30,18 @@ def compute(seconds):
     return os.uname().nodename
 
 
+@program.function("string folder -> string host")
+def compute_until_told(folder):
+    """`computing` is there meanwhile, `go` ends it."""
+    computing, go = os.path.join(folder, "computing"), os.path.join(folder, "go")
+    open(computing, "w").close()
+    while not os.path.exists(go):
+        time.sleep(0.02)
+    os.remove(go)
+    os.remove(computing)
+    return os.uname().nodename
+
+
 @program.function("-> int32 pid")
 def process_id():
     return os.getpid()

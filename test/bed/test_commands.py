@@ -320,14 +320,14 @@ def test_no_secret_is_logged(bed, flotilla):
 def test_debug_logs_more_and_keeps_folders_and_logs_are_followed(bed, flotilla):
     flotilla.add_cluster("quiet", "--host", "node1")
     flotilla.add_cluster("loud", "--host", "node2", "--debug")
-    folders = {}
-    for name in ("quiet", "loud"):
-        pilot = flotilla.start_pilot(name, "--slots", "1")
-        follow = flotilla.popen("logs", str(pilot), "-f", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folders, logs = {}, {}
+    for name, resource, options in (("quiet", "quiet", ()), ("loud resource", "loud", ()), ("loud pilot", "quiet", ("--debug",))):
+        pilot = str(flotilla.start_pilot(resource, "--slots", "1", *options))
+        follow = flotilla.popen("logs", pilot, "-f", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             assert "pilot" in follow.stdout.readline(), "what is there already"
-            folders[name] = flotilla.output("run", "--on", name, "--", "pwd")
-            if name == "loud":
+            folders[name] = flotilla.output("run", "--pilot", pilot, "--", "pwd")
+            if name != "quiet":
                 line = follow.stdout.readline()
                 while "got start_attempt" not in line:
                     assert line, "the log has ended"
@@ -336,12 +336,13 @@ def test_debug_logs_more_and_keeps_folders_and_logs_are_followed(bed, flotilla):
         finally:
             follow.terminate()
             follow.communicate()
-        for log in (flotilla.output("logs", name), flotilla.output("logs", str(pilot))):
-            assert " info " in log
-            assert (" debug " in log) == (name == "loud"), log
+        logs[name] = flotilla.output("logs", pilot)
+        logs[f"hub of {name}"] = flotilla.output("logs", resource)
+    assert [name for name, log in logs.items() if " info " not in log] == []
+    assert [name for name, log in logs.items() if " debug " in log] == ["loud resource", "hub of loud resource", "loud pilot"]
     there = lambda folder: bed.frontend.as_user(["test", "-d", folder], check=False).returncode == 0  # noqa: E731; one home for all
-    assert there(folders["loud"])
     wait_until(lambda: not there(folders["quiet"]), 10, "the folder of a job is removed")
+    assert there(folders["loud resource"]) and there(folders["loud pilot"])
 
 
 def test_forwarding_forbidden(bed, flotilla):

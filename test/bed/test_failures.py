@@ -206,6 +206,37 @@ def test_a_lost_link_of_the_systems_own_ssh_in_a_call(bed, flotilla):
         flotilla.wait_runaways()
 
 
+@pytest.mark.parametrize("transport", ["libssh", "openssh"])
+@pytest.mark.parametrize("wakes_up", ["here", "elsewhere"])
+def test_the_laptop_sleeps_during_a_call(bed, flotilla, transport, wakes_up):
+    flotilla.add_cluster("front", "--transport", transport)
+    flotilla.start_pilot("front", "--slots", "2")
+    with flotilla.python_live("""
+        with flotilla.Daemon() as daemon:
+            worker, code = start_code(daemon, label="front")
+            print("ready", flush=True)
+            print(code.compute_until_told("/home/asmith"), flush=True)
+            print(code.echo(5), flush=True)
+            code.close()
+        """) as script:
+        assert script.line(60) == "ready"
+        computing = lambda: bed.frontend.as_user("test -e ~/computing", check=False).returncode == 0  # noqa: E731
+        wait_until(computing, 10, "it computes")
+        bed.laptop.fall_asleep()
+        bed.frontend.as_user("touch ~/go")
+        wait_until(lambda: not computing(), 10, "it has computed")
+        if wakes_up == "elsewhere":
+            assert bed.frontend.kill_sshd_sessions() >= 1
+            bed.laptop.change_address("pub", "10.91.0.88")
+        bed.laptop.wake_up()
+        begin = time.monotonic()
+        assert script.line(30) == "frontend"
+        took = time.monotonic() - begin
+        assert script.line(20) == "5"
+        assert took < 10, f"{took:.1f} s"
+        flotilla.wait_runaways()
+
+
 def test_a_call_over_a_slow_line_takes_one_round_trip(bed, flotilla):
     round_trip = 0.1
     flotilla.add_cluster("front")
@@ -231,8 +262,9 @@ def test_a_call_over_a_slow_line_takes_one_round_trip(bed, flotilla):
 
 
 @pytest.mark.parametrize("label", ["front", "nodes"])
-@pytest.mark.parametrize("how", LOSSES)
-def test_a_lost_link_in_the_middle_of_an_array(bed, cluster, label, how):
+@pytest.mark.parametrize("how, way", [(how, way) for how in LOSSES for way in ("there", "back") if (how, way) != ("cut", "there")])
+def test_a_lost_link_in_the_middle_of_an_array(bed, cluster, label, how, way):
+    """On its way to the worker, or on its way back."""
     cluster.start_pilot(label, "--slots", "2")
     with cluster.python_live(f"""
         import array
@@ -241,29 +273,36 @@ def test_a_lost_link_in_the_middle_of_an_array(bed, cluster, label, how):
             data = array.array("d", range(6_553_600))      # 50 MiB
             want = hashlib.sha256(data.tobytes()).hexdigest()
             print("ready", flush=True)
+            input()
             back = code.echo_array(data)
             assert hashlib.sha256(bytes(memoryview(back).cast("B"))).hexdigest() == want
             print("whole", flush=True)
             code.close()
         """) as script:
-        before = bed.frontend.tcp_bytes()
-        bed.laptop.limit_rate("pub", 200)
+        came = lambda host: host.tcp_bytes("pub")  # noqa: E731
+        taker = bed.frontend if way == "there" else bed.laptop
+        for host in (bed.laptop, bed.frontend):
+            host.limit_rate("pub", 400)
         try:
             assert script.line(60) == "ready"
-            begun = bed.frontend.tcp_bytes()
-            wait_until(lambda: bed.frontend.tcp_bytes() - begun > 10_000_000, 30, "the array is under way", every=0.005)
+            before = [came(host) for host in (bed.laptop, bed.frontend)]
+            begun = came(taker)
+            script.tell("go")
+            wait_until(lambda: came(taker) - begun > 10_000_000, 30, "the array is under way", every=0.005)
             heal = lose_link(bed, how)
+            assert came(taker) - begun < 45_000_000, "it is in the middle"
             if how == "cut":
                 time.sleep(60)  # the length of the cut
             heal()
             begin = time.monotonic()
             assert script.line(60) == "whole"
             took = time.monotonic() - begin
-            assert took < 25, f"{took:.1f} s"     # two ways at 200 Mbit/s, and the new connection
+            assert took < 25, f"{took:.1f} s"     # two ways at 400 Mbit/s, and the new connection
             cluster.wait_runaways()
         finally:
-            bed.laptop.unlimit_rate("pub")
-        assert bed.frontend.tcp_bytes() - before > 50_000_000
+            for host in (bed.laptop, bed.frontend):
+                host.unlimit_rate("pub")
+        assert all(came(host) - count > 50_000_000 for host, count in zip((bed.laptop, bed.frontend), before))
 
 
 @pytest.mark.parametrize("where", ["laptop", "frontend"])
