@@ -164,6 +164,7 @@ TEST_CASE("an agent in a later place is taken rather than sent again") {
   const auto answer = parse(request.nonce, run_script(folder, build_bootstrap_script(request), fake_uname(folder, "amd64")));
   CHECK(answer.agent == agent.string());
   CHECK(answer.places.size() == 2);
+  CHECK_FALSE(fs::exists(folder.path / "scratch" / "flotilla"));  // it was made to be tried only
 }
 
 TEST_CASE("a damaged agent is removed and the place asks for another") {
@@ -301,6 +302,22 @@ TEST_CASE("answers that were recorded elsewhere are understood") {
   const auto error = no_place_error(answer, "alp");
   CHECK(error.faults.size() == 3);
   CHECK(check_machine(answer, {"x86_64", "", 0, 0}, "alp"));
+}
+
+TEST_CASE("a scratch_dir that cannot be written is an error, one where nothing can be run is not") {
+  const auto answer =
+      parse("flotilla-77",
+            "flotilla-77 home /home/a\n"
+            "flotilla-77 refused /home/a/work/flotilla : cat: write error: No space left on device\n"
+            "flotilla-77 refused /data/flotilla : nothing can be run there, mounted noexec? /data/flotilla/.try.7: Permission denied\n"
+            "flotilla-77 place 65536 /tmp/flotilla-1000\nflotilla-77 end\n");
+  for (const std::string usable : {"", "/data", "/tmp", "~", "/home/a/works"}) CHECK(check_scratch(answer, usable, "alp"));
+  for (const std::string full : {"~/work", "/home/a/work"}) {
+    const auto error = check_scratch(answer, full, "alp");
+    REQUIRE_FALSE(error);
+    CHECK_THAT(error.error().message, Catch::Contains("alp") && Catch::Contains("/home/a/work/flotilla: cat: write error: No space left"));
+    CHECK_THAT(error.error().hint, Catch::Contains("scratch_dir"));
+  }
 }
 
 TEST_CASE("an agent knows what it is for by its ELF header") {
