@@ -71,8 +71,11 @@ def test_all_of_it_works_there(bed, flotilla, accounts, worker, user, transport)
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{DEBIAN_11} is missing: scripts/test --only bed makes it")
     root, _, question, answer = USERLANDS[user]
     flotilla.run("resource", "add", "there", "--location", f"{user}@frontend", "--transport", transport)
+    ours = lambda: bed.frontend.output(f"find {root}/home {root}/tmp {root}/dev/shm -name 'flotilla*'", user="root")  # noqa: E731
+    before = ours()
     steps, code = flotilla.test_resource("there")
     assert code == 0, steps
+    assert ours() == before, "a test leaves nothing"
     assert {name: step["status"] for name, step in steps.items() if step["status"] != "ok"} == ({"name": "skipped"} if transport == "openssh" else {}), steps
     pilot = flotilla.start_pilot("there", "--slots", "2")
     assert flotilla.output("run", "--on", "there", "--", "/bin/sh", "-c", "echo hi") == "hi"
@@ -92,4 +95,4 @@ def test_all_of_it_works_there(bed, flotilla, accounts, worker, user, transport)
         """)
     flotilla.run("daemon", "stop", "--all", timeout=60)
     wait_until(lambda: not bed.processes_of_flotilla(), 5, "nothing of ours is left")
-    assert bed.frontend.output(f"find {root}/home/{user}/.cache/flotilla/pilots {root}/tmp -mindepth 1", user="root") == ""
+    assert bed.frontend.output(f"find {root}/home/{user}/.cache/flotilla/pilots {root}/tmp {root}/dev/shm -mindepth 1", user="root") == ""
