@@ -311,6 +311,7 @@ Result<int> shell(const Context& context, std::uint64_t pilot) {
   spec.set_pilot(pilot);
   spec.set_no_slots(true);
   spec.set_name("shell");
+  spec.set_working_folder("~");
   if (context.words.empty()) {
     for (const char* word : {"/bin/sh", "-c", "exec \"${SHELL:-/bin/sh}\" -l"}) spec.mutable_command()->add_argv(word);
   } else {
@@ -407,7 +408,8 @@ void add_run_commands(Context& context, CLI::App* root) {
   auto* shell_command =
       context.add(root, "shell",
                   {"open a shell on a pilot's node",
-                   "Opens the user's login shell on a node of a pilot, without taking a slot. A command may be given instead.",
+                   "Opens the user's login shell on a node of a pilot, in the home folder there, without taking a slot. A command may be "
+                   "given instead.",
                    {{"A shell on pilot 3", "flotilla shell 3"}, {"Without the pilot's number", "flotilla run --on hpc -t -- bash -l"}}},
                   [&context, entered] { return shell(context, *entered); });
   context.takes_words[shell_command] = true;

@@ -198,7 +198,7 @@ class Session : public std::enable_shared_from_this<Session> {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);  // a listing may be long
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     set_window([&](const char* name, int value) { arguments.SetInt(name, value); });

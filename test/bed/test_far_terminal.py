@@ -40,8 +40,8 @@ def test_a_command_beside_a_job_there(bed, flotilla, pilot):
 
 def test_a_shell_on_a_pilot_there(flotilla, pilot):
     with flotilla.terminal("shell", str(pilot)) as terminal:
-        terminal.type("shopt -q login_shell && echo in-$FLOTILLA_RESOURCE-$((40 + 2))-$(hostname)-$(id -un); stty size; exit 3\r")
-        terminal.until(r"in-nodes-42-node1-asmith\r")
+        terminal.type("shopt -q login_shell && echo in-$FLOTILLA_RESOURCE-$((40 + 2))-$(hostname)-$(id -un)-$PWD; stty size; exit 3\r")
+        terminal.until(r"in-nodes-42-node1-asmith-/home/asmith\r")
         terminal.until("30 100")
         assert terminal.wait() == 3
     done = flotilla.run("shell", str(pilot), "--", "sh", "-c", "echo $FLOTILLA_RESOURCE on $(hostname); cat; exit 6", input="given", check=False)

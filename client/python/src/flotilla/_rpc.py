@@ -22,7 +22,7 @@ LARGEST_REQUEST = 64 << 20  # bytes that a daemon takes
 CHANNEL_OPTIONS: List[Tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),  # a listing may be long
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 100),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.http2.bdp_probe", 0),  # it would send a ping with each message
