@@ -4,8 +4,6 @@
 #include <google/protobuf/util/json_util.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -63,38 +61,18 @@ struct HandOver::Visitor {
 HandOver::~HandOver() = default;
 
 Status HandOver::listen(const std::filesystem::path& socket) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::string path = socket.string();
-  if (path.size() >= sizeof address.sun_path)
-    return fail(Code::invalid_argument, "the socket path " + path + " is too long", "set FLOTILLA_RUNTIME_DIR to a shorter place");
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  unique_fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  unlink(path.c_str());
-  if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || chmod(path.c_str(), 0600) != 0 ||
-      ::listen(fd.get(), 128) != 0)
-    return fail(errno_error(Code::resource_exhausted, "listen on " + path));
-  listener_.close();
-  listener_.assign(fd.release());
-  wait_for_visitors();
-  return {};
-}
-
-void HandOver::wait_for_visitors() {
-  listener_.async_wait(Descriptor::wait_read, [this, alive = std::weak_ptr<bool>(alive_)](const boost::system::error_code& error) {
-    if (error || alive.expired()) return;
-    for (;;) {
-      unique_fd fd(accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-      if (!fd) break;
-      ucred peer{};
-      socklen_t size = sizeof peer;
-      if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.uid != geteuid()) continue;
-      if (visitors_.size() >= visitors_limit) visitors_.pop_front();
-      visitors_.push_back(std::make_shared<Visitor>(io_, std::move(fd)));
-      wait_for_line(visitors_.back());
+  auto fd = listen_at(socket);
+  if (!fd) return fail(fd.error());
+  acceptor_.open(std::move(*fd), Acceptor::Connections::do_not_block, [this](unique_fd visitor) {
+    if (auto ours = channel::check_peer_uid(visitor.get()); !ours) {
+      spdlog::warn("{}", ours.error().message);
+      return;
     }
-    wait_for_visitors();
+    if (visitors_.size() >= visitors_limit) visitors_.pop_front();
+    visitors_.push_back(std::make_shared<Visitor>(io_, std::move(visitor)));
+    wait_for_line(visitors_.back());
   });
+  return {};
 }
 
 void HandOver::wait_for_line(const std::shared_ptr<Visitor>& visitor) {

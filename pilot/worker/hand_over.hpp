@@ -12,6 +12,7 @@
 #include <string>
 
 #include "flotilla/v1/types.pb.h"
+#include "pilot/worker/acceptor.hpp"
 #include "proto/base/ids.hpp"
 #include "proto/base/result.hpp"
 #include "proto/base/unique_fd.hpp"
@@ -24,7 +25,7 @@ struct ChannelCounts {
 
 class HandOver {
  public:
-  explicit HandOver(boost::asio::io_context& io) : io_(io), listener_(io) {}
+  explicit HandOver(boost::asio::io_context& io) : io_(io), acceptor_(io, "the socket of workers' channels") {}
   ~HandOver();
 
   Status listen(const std::filesystem::path& socket);
@@ -40,17 +41,15 @@ class HandOver {
   struct Offer;
   struct Visitor;  // a connection whose ticket is not known yet
 
-  void wait_for_visitors();
   void wait_for_line(const std::shared_ptr<Visitor>& visitor);
   void on_line(unique_fd client, const std::string& line);
   void wait_for_end(const std::shared_ptr<Offer>& offer);
 
   boost::asio::io_context& io_;
-  boost::asio::posix::stream_descriptor listener_;
+  Acceptor acceptor_;
   // Shared, so that a reaction that is queued already sees that its object is gone.
   std::map<Attempt, std::shared_ptr<Offer>> offers_;
   std::list<std::shared_ptr<Visitor>> visitors_;
-  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 }  // namespace flotilla::pilot

@@ -1,10 +1,7 @@
 #include "pilot/worker/remote_channels.hpp"
 
-#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <boost/asio/post.hpp>
@@ -63,7 +60,8 @@ struct RemoteChannels::FrameWire {
   bool writing = false;
 };
 
-RemoteChannels::RemoteChannels(boost::asio::io_context& io, Upper upper) : io_(io), upper_(std::move(upper)), listener_(io) {}
+RemoteChannels::RemoteChannels(boost::asio::io_context& io, Upper upper)
+    : io_(io), upper_(std::move(upper)), acceptor_(io, "the socket of the hub's channels") {}
 
 RemoteChannels::~RemoteChannels() {
   for (auto& [number, dial] : dialling_) dial->stop();
@@ -71,36 +69,16 @@ RemoteChannels::~RemoteChannels() {
 }
 
 Status RemoteChannels::listen(const std::filesystem::path& socket) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::string path = socket.string();
-  if (path.size() >= sizeof address.sun_path) return fail(Code::invalid_argument, "the socket path " + path + " is too long");
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  unique_fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  unlink(path.c_str());
-  if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || chmod(path.c_str(), 0600) != 0 ||
-      ::listen(fd.get(), 128) != 0)
-    return fail(errno_error(Code::resource_exhausted, "listen on " + path));
-  listener_.close();
-  listener_.assign(fd.release());
-  wait_for_hub();
-  return {};
-}
-
-void RemoteChannels::wait_for_hub() {
-  listener_.async_wait(Descriptor::wait_read, [this, alive = std::weak_ptr<bool>(alive_)](const boost::system::error_code& error) {
-    if (error || alive.expired()) return;
-    for (;;) {
-      unique_fd fd(accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-      if (!fd) break;
-      if (auto ours = channel::check_peer_uid(fd.get()); !ours) {
-        spdlog::warn("{}", ours.error().message);
-        continue;
-      }
-      wait_for_message(std::make_shared<Descriptor>(io_, fd.release()));
+  auto fd = listen_at(socket);
+  if (!fd) return fail(fd.error());
+  acceptor_.open(std::move(*fd), Acceptor::Connections::do_not_block, [this](unique_fd hub) {
+    if (auto ours = channel::check_peer_uid(hub.get()); !ours) {
+      spdlog::warn("{}", ours.error().message);
+      return;
     }
-    wait_for_hub();
+    wait_for_message(std::make_shared<Descriptor>(io_, hub.release()));
   });
+  return {};
 }
 
 void RemoteChannels::wait_for_message(const std::shared_ptr<Descriptor>& connection) {

@@ -15,6 +15,7 @@
 #include "flotilla/v1/link.pb.h"
 #include "pilot/process/processes.hpp"
 #include "pilot/worker/hand_over.hpp"
+#include "pilot/worker/acceptor.hpp"
 #include "proto/base/ids.hpp"
 #include "proto/base/unique_fd.hpp"
 #include "proto/channel/wire.hpp"
@@ -60,7 +61,6 @@ class RemoteChannels {
   struct FrameWire;
   struct Dial;
 
-  void wait_for_hub();
   void wait_for_message(const std::shared_ptr<boost::asio::posix::stream_descriptor>& connection);
   // A wire whose header was read; refused where there is no such channel (any more).
   void attach(const channel::Opening& opening, std::unique_ptr<channel::Wire> wire);
@@ -72,7 +72,7 @@ class RemoteChannels {
 
   boost::asio::io_context& io_;
   Upper upper_;
-  boost::asio::posix::stream_descriptor listener_;
+  Acceptor acceptor_;
   tls::ContextPtr context_;
   std::map<std::uint64_t, std::shared_ptr<Channel>> channels_;  // by job
   std::map<std::uint64_t, std::shared_ptr<FrameWire>> frames_;  // where forwarding is forbidden

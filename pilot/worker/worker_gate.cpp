@@ -23,40 +23,27 @@ Result<std::unique_ptr<WorkerGate>> WorkerGate::open(boost::asio::io_context& io
     return fail(errno_error(Code::resource_exhausted, "listen on loopback for the worker"));
   auto gate = std::unique_ptr<WorkerGate>(new WorkerGate(io));
   gate->port_ = ntohs(address.sin_port);
-  gate->listener_.assign(fd.release());
-  gate->wait();
+  gate->acceptor_.open(std::move(fd), Acceptor::Connections::block,
+                       [raw = gate.get()](unique_fd each) { raw->on_connection(std::move(each)); });
   return gate;
 }
 
-void WorkerGate::wait() {
-  listener_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                       [this, alive = std::weak_ptr<bool>(alive_)](const boost::system::error_code& error) {
-                         if (error || alive.expired()) return;
-                         while (accept_one())
-                           if (alive.expired()) return;
-                         if (!alive.expired() && listener_.is_open()) wait();
-                       });
-}
-
-// False when nobody waits, or when the right one was found.
-bool WorkerGate::accept_one() {
+void WorkerGate::on_connection(unique_fd fd) {
   sockaddr_in peer{}, own{};
   socklen_t size = sizeof peer;
-  unique_fd fd(accept4(listener_.native_handle(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC));
-  if (!fd) return errno == ECONNABORTED || errno == EINTR;
+  if (getpeername(fd.get(), reinterpret_cast<sockaddr*>(&peer), &size) != 0) return;
   size = sizeof own;
-  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0) return true;
+  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0) return;
   const auto inode = socket_inode(peer, own);
   if (!inode || holder_of(*inode, members()) == 0) {
     spdlog::warn("a connection to a worker's port {} came from a process that was not started for it: closed", port_);
-    return true;
+    return;
   }
   const int on = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  listener_.close();
+  acceptor_.close();
   auto handler = std::move(on_connected);
   handler(std::move(fd));  // the owner may destroy us
-  return false;
 }
 
 }  // namespace flotilla::pilot

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
 
+#include "pilot/worker/acceptor.hpp"
 #include "proto/base/result.hpp"
 #include "proto/base/unique_fd.hpp"
 
@@ -24,13 +24,11 @@ class WorkerGate {
   std::uint16_t port() const { return port_; }
 
  private:
-  explicit WorkerGate(boost::asio::io_context& io) : listener_(io) {}
-  void wait();
-  bool accept_one();
+  explicit WorkerGate(boost::asio::io_context& io) : acceptor_(io, "the port of a worker") {}
+  void on_connection(unique_fd fd);
 
-  boost::asio::posix::stream_descriptor listener_;
+  Acceptor acceptor_;
   std::uint16_t port_ = 0;
-  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 }  // namespace flotilla::pilot
