@@ -35,7 +35,7 @@ void forward_to_other_host(const Places& places, const v1::HubStart& start) {
   const auto text = read_file(places.state_file, 64u << 20);
   if (!text) return;
   const auto record = parse_record(*text);
-  if (!record || record->host.empty() || record->host == host_name() || record->instance != start.instance()) return;
+  if (!record || record->over || record->host.empty() || record->host == host_name() || record->instance != start.instance()) return;
   const std::string program = own_program().string();
   if (!check_host(record->host) || program.find('\'') != std::string::npos) return;
   int ends[2];

@@ -189,6 +189,8 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
 
   void leave() {
     if (std::exchange(left_, true)) return;
+    const bool leaves_word = !keep_state_ && core_.untold();
+    if (leaves_word) save_now(true);
     starter_.reset();
     channels_.reset();
     for (auto& [tag, link] : links_) {
@@ -200,8 +202,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     beside_server_.reset();
     if (keep_state_) return;
     for (const auto& path : {places_.link_socket(), places_.pilot_socket(), places_.channel_socket()}) unlink(path.c_str());
-    if (core_.untold()) save_now();
-    else unlink(places_.state_file.c_str());
+    if (!leaves_word) unlink(places_.state_file.c_str());
     spdlog::info("the hub has ended");
     if (places_.trial) {
       unlink(places_.log_file.c_str());
@@ -327,7 +328,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
       self->save_now();
     });
   }
-  void save_now() {
+  void save_now(bool over = false) {
     save_waits_ = false;
     save_timer_.cancel();
     Record record;
@@ -337,6 +338,7 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     record.boot_id = boot_id();
     record.build = build_version();
     record.pid = static_cast<std::uint32_t>(getpid());
+    record.over = over;
     record.runtime_dir = places_.runtime.string();
     for (const auto& [address, server] : tls_servers_) record.listening.push_back(format_address(address, server->port));
     for (const auto& address : lost_listeners_) record.listening.push_back(address);
@@ -359,7 +361,10 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     const bool same_boot = same_host && record->boot_id == boot_id();
     spdlog::info("taking up {} pilots of the hub that ran here before (pid {} on {})", record->launches.size(), record->pid, record->host);
     const bool expected = std::ranges::any_of(record->launches, [](const auto& launch) {
-      return std::ranges::any_of(launch.second.nodes, [](const auto& node) { return alive(node.second); });
+      // One that is out of sight may come and be told that it is over.
+      return std::ranges::any_of(launch.second.nodes, [](const auto& node) {
+        return alive(node.second) || (node.second.stage == Stage::left && !node.second.process_dead);
+      });
     });
     for (const auto& address : expected ? record->listening : std::vector<std::string>()) {
       const auto parsed = parse_address(address);

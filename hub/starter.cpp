@@ -25,8 +25,7 @@ using boost::system::error_code;
 using namespace std::chrono_literals;
 
 constexpr std::size_t starts_at_once = 32;  // ssh clients on a front end that others use too
-// Of a host that is silent. Three of them one after the other are told of within 10 s.
-int ssh_connect_timeout_s(const StartOrder& order) { return order.tried_hosts == 0 ? 4 : order.tried_hosts == 1 ? 3 : 2; }
+constexpr int ssh_connect_timeout_s = 3;    // three hosts that are silent, one after the other, are told of within 10 s
 // A pilot that cannot start is reported within 10 s (a host that is down: the first of these).
 constexpr auto login_limit = 8s;
 constexpr auto pilot_limit = 12s;   // the pilot itself gives up after 10 s
@@ -67,7 +66,7 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
   }
   void begin_login() {
     step_ = Step::login;
-    run("ssh", ssh_argv(order_.host, ssh_connect_timeout_s(order_), start_command(owner_.agent())), {}, login_limit);
+    run("ssh", ssh_argv(order_.host, ssh_connect_timeout_s, start_command(owner_.agent())), {}, login_limit);
   }
   void begin_store() {
     step_ = Step::store;
@@ -75,7 +74,7 @@ class Starter::Attempt : public std::enable_shared_from_this<Starter::Attempt> {
     unique_fd program(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
     if (!program) return finish_failed(errno_error(Code::unavailable, "read the agent's own file").message, false);
     stored_ = true;
-    run("ssh", ssh_argv(order_.host, ssh_connect_timeout_s(order_), store_command(owner_.agent())), std::move(program), store_limit);
+    run("ssh", ssh_argv(order_.host, ssh_connect_timeout_s, store_command(owner_.agent())), std::move(program), store_limit);
   }
 
   // `stdin_fd`: what the child reads; none = a pipe that is fed. False: it has failed, and that was reported.

@@ -137,8 +137,6 @@ Status Job::choose_folder() {
   const bool must_be_private = spec.private_folder() || spec.files_size() > 0;
   std::string wanted = spec.working_folder();
   if (wanted.empty() && services_.on_client_host) wanted = spec.client_folder();
-  std::error_code problem;
-  if (wanted == "~" && !fs::is_directory(services_.home, problem)) wanted.clear();  // there are nodes without home folders
   if (!must_be_private && !wanted.empty()) {
     const fs::path path = given(wanted);
     struct stat info {};

@@ -842,6 +842,7 @@ void Pilot::request_blob(const std::string& sha256) {
   v1::Frame frame;
   frame.mutable_need_blob()->set_sha256(sha256);
   frame.mutable_need_blob()->set_offset(blobs_->begin(sha256));
+  frame.mutable_need_blob()->set_tells_taken(true);
   send(std::move(frame));
 }
 
@@ -856,7 +857,7 @@ void Pilot::tell_blob_taken(const v1::BlobData& data) {
 
 void Pilot::on_blob_data(const v1::BlobData& data) {
   auto it = wanted_blobs_.find(data.sha256());
-  if (it == wanted_blobs_.end()) return;
+  if (it == wanted_blobs_.end()) return tell_blob_taken(data);  // given up: the rest comes and goes by
   std::optional<Error> error;
   if (!data.error().empty()) {
     error = Error{Code::not_found, "an input file did not come: " + data.error(), {}, Retry::no, {}};

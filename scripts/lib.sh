@@ -52,9 +52,15 @@ make_debian_11() {
   say "Debian 11 with debootstrap, into $debian_11"
   # The machine's own mirror, whatever it is.
   mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1 || true)
-  rm -rf "$debian_11"
   mkdir -p "$(dirname "$debian_11")" "$root/build"
   # shellcheck disable=SC2086  # empty or one word
-  debootstrap --variant=minbase bullseye "$debian_11" $mirror > "$log" 2>&1 || { tail -n 5 "$log"; note "debootstrap failed"; return 1; }
-  touch "$debian_11/.ready"
+  debootstrap --variant=minbase bullseye "$debian_11.$$" $mirror > "$log" 2>&1 || {
+    tail -n 5 "$log"
+    note "debootstrap failed"
+    rm -rf "$debian_11.$$"
+    return 1
+  }
+  touch "$debian_11.$$/.ready"
+  # Another checkout may have been faster.
+  if [ -e "$debian_11/.ready" ]; then rm -rf "$debian_11.$$"; else rm -rf "$debian_11"; mv "$debian_11.$$" "$debian_11"; fi
 }

@@ -311,10 +311,10 @@ Result<int> shell(const Context& context, std::uint64_t pilot) {
   spec.set_pilot(pilot);
   spec.set_no_slots(true);
   spec.set_name("shell");
-  spec.set_working_folder("~");
   if (context.words.empty()) {
-    for (const char* word : {"/bin/sh", "-c", "exec \"${SHELL:-/bin/sh}\" -l"}) spec.mutable_command()->add_argv(word);
+    for (const char* word : {"/bin/sh", "-c", "cd 2> /dev/null; exec \"${SHELL:-/bin/sh}\" -l"}) spec.mutable_command()->add_argv(word);
   } else {
+    for (const char* word : {"/bin/sh", "-c", "cd 2> /dev/null; exec \"$@\"", "sh"}) spec.mutable_command()->add_argv(word);
     for (const auto& word : context.words) spec.mutable_command()->add_argv(word);
     options.terminal = isatty(STDIN_FILENO) != 0;
   }

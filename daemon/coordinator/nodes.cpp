@@ -332,7 +332,7 @@ void Coordinator::settle_output(JobId id) {
 void Coordinator::on_need_blob(NodeId from, const v1::NeedBlob& wanted) {
   // It asks again when it has come back: from where it stands.
   blob_sends_.remove_if([&](const BlobSend& each) { return each.to == from && each.sha256 == wanted.sha256(); });
-  blob_sends_.push_back({from, wanted.sha256(), {wanted.offset(), wanted.offset()}});
+  blob_sends_.push_back({from, wanted.sha256(), {wanted.offset(), wanted.offset(), wanted.tells_taken()}});
   pump_blobs();
 }
 

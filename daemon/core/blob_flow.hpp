@@ -16,11 +16,12 @@ struct BlobFlow {
   static constexpr std::uint64_t window(std::size_t on_their_way) {
     return std::clamp<std::uint64_t>(all_bytes / std::max<std::size_t>(1, on_their_way), least_bytes, most_bytes);
   }
-  bool may_send(std::size_t on_their_way) const { return offset - taken < window(on_their_way); }
+  bool may_send(std::size_t on_their_way) const { return !told || offset - taken < window(on_their_way); }
   void on_taken(std::uint64_t bytes) { taken = std::clamp(bytes, taken, offset); }
 
   std::uint64_t offset = 0;  // sent up to here
   std::uint64_t taken = 0;
+  bool told = true;  // pilots of an earlier version do not tell
 };
 
 }  // namespace flotilla::daemon

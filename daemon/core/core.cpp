@@ -327,7 +327,8 @@ void Core::forget_pilot(PilotId id, Now now, Outbox& out) {
   out.changed_pilots.insert(id);
 }
 
-void Core::on_launch_report(const v1::LaunchReport& report, Now now, Outbox& out) {
+void Core::on_launch_report(v1::LaunchReport report, Now now, Outbox& out) {
+  make_utf8(report);
   const auto it = state_.pilots.find(PilotId{report.pilot()});
   if (it == state_.pilots.end() || ended(it->second.state)) return;
   Pilot& pilot = it->second;
@@ -394,8 +395,8 @@ void Core::settle_pilot(Pilot& pilot, Now now, Outbox& out) {
 
 // ---- hubs ---------------------------------------------------------------------------------------------
 
-void Core::on_hub_state(const std::string& name, v1::HubState hub_state, const std::string& message, double fraction, Now now,
-                        Outbox& out) {
+void Core::on_hub_state(const std::string& name, v1::HubState hub_state, const std::string& said, double fraction, Now now, Outbox& out) {
+  const std::string message = to_utf8(said);
   const auto it = state_.resources.find(name);
   if (it == state_.resources.end()) return;
   Resource& resource = it->second;

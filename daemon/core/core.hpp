@@ -100,7 +100,7 @@ class Core {
   void on_hub_connected(const std::string& resource, const v1::Hello& hello, Now now, Outbox& out);
   void on_hub_lost(const std::string& resource, const std::string& cause, bool needs_user, Now now, Outbox& out);
   void on_round_trip(const std::string& resource, std::int64_t microseconds, Outbox& out);
-  void on_launch_report(const v1::LaunchReport& report, Now now, Outbox& out);
+  void on_launch_report(v1::LaunchReport report, Now now, Outbox& out);
   // The answer is for the node; with `error` set it is refused. `trusted`: a hub vouches for it, else its secret must fit.
   v1::Welcome on_node_joined(const v1::PilotHello& hello, bool trusted, Now now, Outbox& out);
   void on_node_unlinked(NodeId id, const std::string& cause, Now now, Outbox& out);  // it may come back

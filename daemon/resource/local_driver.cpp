@@ -111,7 +111,8 @@ void LocalDriver::launch(const v1::PilotStart& start) {
     report.set_message(std::move(message));
     asio::post(io_, [this, report] { report_(report); });
   };
-  (void)google::protobuf::util::MessageToJsonString(start, &launch->config);
+  if (const auto made = google::protobuf::util::MessageToJsonString(start, &launch->config); !made.ok())
+    return failed("its description cannot be written: " + std::string(made.message()));
   unique_fd in[2], out[2], err[2];
   for (auto* ends : {in, out, err}) {
     int made[2];

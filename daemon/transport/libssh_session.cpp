@@ -59,6 +59,7 @@ class Stream {
   enum class Phase { opening, open, dead };
   Phase phase = Phase::opening;
   Deadline open_until{};
+  Deadline silent_until = Deadline::max();  // after_turn() has something to do then
 
   bool create();
   // One try of what opens it: SSH_OK, SSH_AGAIN, SSH_ERROR.
@@ -443,8 +444,14 @@ class DialStream final : public PipeStream {
     }
     return ssh_channel_request_exec(channel_, command_.c_str());
   }
+  void opened() override { silent_until = after(handshake_patience); }
   // An sshd speaks first: until it has, the dialer may fail.
   void after_turn() override {
+    if (done_ && received.empty() && !closed() && std::chrono::steady_clock::now() >= silent_until) {
+      std::exchange(done_, nullptr)(fail(gateway_cannot_reach(session_.where(), host_, port_, said_nothing)));
+      phase = Phase::dead;
+    }
+    if (!done_ || !received.empty() || closed()) silent_until = Deadline::max();
     if (done_ && !received.empty()) {
       join(std::move(waiting_), {});
       std::exchange(done_, nullptr)({});
@@ -656,7 +663,7 @@ Result<bool> LibsshSession::turn(Deadline deadline) {
   polled_.push_back({proxy_listens_ ? proxy_->errors() : -1, POLLIN, 0});
   const auto streams_at = polled_.size();
   for (auto& each : streams_) {
-    if (each->phase == Stream::Phase::opening) deadline = std::min(deadline, each->open_until);
+    deadline = std::min(deadline, each->phase == Stream::Phase::opening ? each->open_until : each->silent_until);
     const short wanted = each->events();
     if (!wanted || each->fd() < 0) continue;  // without a wish no poll: a hung-up peer would wake us again and again
     polled_.push_back({each->fd(), wanted, 0});

@@ -28,7 +28,8 @@ namespace fs = std::filesystem;
 
 constexpr auto login_patience = std::chrono::minutes(7);  // people answer questions in it
 constexpr auto forward_patience = std::chrono::seconds(15);
-constexpr auto quiet_time = std::chrono::milliseconds(200);  // then what is owed on channels is acknowledged
+constexpr auto first_word_patience = std::chrono::seconds(20);  // of an sshd behind a gateway
+constexpr auto quiet_time = std::chrono::milliseconds(200);     // then what is owed on channels is acknowledged
 constexpr std::size_t piece_bytes = 64u << 10;
 constexpr std::size_t said_kept_bytes = 4096;
 constexpr int early_ends_allowed = 3;  // of channels, without a byte
@@ -151,7 +152,8 @@ struct Relay {
   std::shared_ptr<Child> child;
   Way up, down;                      // up: local -> child
   std::function<void(Status)> done;  // told at the first byte from the child
-  std::string host;                  // of a TCP stream
+  Deadline silent_until = Deadline::max();
+  std::string host;  // of a TCP stream
   int port = 0;
   std::string dialer;  // what to try when the child fails before a byte came
   bool over() const { return up.passed_on && down.passed_on; }
@@ -347,7 +349,10 @@ class OpensshSession final : public Session {
         polled.push_back({events ? each->fd.get() : -1, events, 0});
         polled.push_back({user ? each->user->user_fd() : -1, user, 0});
       }
-      const int ready = ::poll(polled.data(), polled.size(), quiet_at == Deadline::max() ? -1 : milliseconds_until(quiet_at));
+      auto next = quiet_at;
+      for (const auto& each : relays_)
+        if (each.done) next = std::min(next, each.silent_until);
+      const int ready = ::poll(polled.data(), polled.size(), next == Deadline::max() ? -1 : milliseconds_until(next));
       if (services_.control->stopping()) return stopped_error();
       if (ready < 0 && errno != EINTR) return errno_error(Code::internal, "wait for the network");
       if (ready > 0) {
@@ -388,6 +393,9 @@ class OpensshSession final : public Session {
         if (polled[0].revents) services_.control->run_tasks();
       }
       const auto now = std::chrono::steady_clock::now();
+      for (auto& each : relays_)
+        if (each.done && now >= each.silent_until) refuse(each, gateway_cannot_reach(where(), each.host, each.port, said_nothing));
+      relays_.remove_if([&](const Relay& each) { return &each != &first && each.over(); });
       const bool owes = std::any_of(wires_.begin(), wires_.end(), [](const auto& each) { return each->user->owes(); });
       if (!owes) quiet_at = Deadline::max();
       else if (quiet_at == Deadline::max()) quiet_at = now + quiet_time;
@@ -432,6 +440,7 @@ class OpensshSession final : public Session {
     relay.local = std::move(local);
     relay.child = std::move(*child);
     relay.done = std::move(done);
+    relay.silent_until = after(first_word_patience);
     relay.host = host;
     relay.port = port;
     relay.dialer = dialer;
@@ -629,21 +638,22 @@ class OpensshSession final : public Session {
   }
 
   // Forwarding may be forbidden: the agent there dials.
+  void refuse(Relay& relay, Error error) {
+    std::exchange(relay.done, nullptr)(fail(std::move(error)));
+    relay.up.passed_on = relay.down.passed_on = true;
+  }
   void try_dialer(Relay& relay) {
     auto dialer = std::exchange(relay.dialer, {});
-    const auto refuse = [&](Error error) {
-      std::exchange(relay.done, nullptr)(fail(std::move(error)));
-      relay.up.passed_on = relay.down.passed_on = true;
-    };
     if (dialer.empty()) {
       std::string said;
       take_errors(*relay.child, said);
-      return refuse(gateway_cannot_reach(where(), relay.host, relay.port, said));
+      return refuse(relay, gateway_cannot_reach(where(), relay.host, relay.port, said));
     }
     auto child = Child::start(client(dialer), {}, Child::Errors::piped);
-    if (!child) return refuse(child.error());
+    if (!child) return refuse(relay, child.error());
     relay.child = std::move(*child);
     relay.down = {};
+    relay.silent_until = after(first_word_patience);
   }
 
   SessionServices services_;

@@ -75,22 +75,6 @@ Result<unique_fd> dial_through_gateway(SessionServices& services, const std::str
       [dial, host, port](std::function<void(Result<unique_fd>)> done) { dial(host, port, std::move(done)); }, after(gateway_patience));
 }
 
-Error gateway_cannot_reach(const std::string& gateway, const std::string& host, int port, std::string said) {
-  // "flotilla-agent: cannot connect to HOST port 22: CAUSE", "Channel opening failure: channel 43 error (2) CAUSE"
-  while (!said.empty() && (said.back() == '\n' || said.back() == '\r')) said.pop_back();
-  for (const std::string_view before : {"\n", ": ", "error ("})
-    if (const auto at = said.rfind(before); at != std::string::npos) said.erase(0, at + before.size());
-  if (const auto number = said.find(") "); number == 1) said.erase(0, 3);
-  const auto service = std::to_string(port);
-  const bool refused = said.find("Connection refused") != std::string::npos;
-  return {Code::unavailable,
-          "the gateway " + gateway + " cannot reach " + host + " port " + service + (said.empty() ? "" : ": " + said),
-          refused ? "nothing listens there: is sshd running on " + host + ", and is " + service + " its port?"
-                  : "is " + host + " up, and is that its name as the gateway knows it?",
-          Retry::yes,
-          {}};
-}
-
 Result<Dialled> dial_tcp(ThreadControl& control, Observer& observer, const std::string& resource, const std::string& host, int port) {
   observer.begin(Step::name, "looking up " + host);
   addrinfo wanted{}, *found = nullptr;

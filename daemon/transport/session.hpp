@@ -90,17 +90,15 @@ struct SessionConfig {
 std::unique_ptr<Session> make_libssh_session(SessionServices services, SessionConfig config);
 std::unique_ptr<Session> make_openssh_session(SessionServices services, SessionConfig config);
 
-// Asks the user and waits: minutes, for people are slow.
-Result<std::string> ask_user(SessionServices& services, v1::Prompt prompt);
-Result<unique_fd> dial_through_gateway(SessionServices& services, const std::string& host, int port);
-// `said`: what is known of why, in the words of ssh or the agent there.
-Error gateway_cannot_reach(const std::string& gateway, const std::string& host, int port, std::string said);
-
 // A TCP connection, tried at all addresses of the name, with a second family's start soon after the first's.
 struct Dialled {
   unique_fd fd;
   std::string address;
 };
 Result<Dialled> dial_tcp(ThreadControl& control, Observer& observer, const std::string& resource, const std::string& host, int port);
+
+// Asks the user and waits: minutes, for people are slow.
+Result<std::string> ask_user(SessionServices& services, v1::Prompt prompt);
+Result<unique_fd> dial_through_gateway(SessionServices& services, const std::string& host, int port);
 
 }  // namespace flotilla::daemon

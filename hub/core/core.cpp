@@ -93,8 +93,8 @@ void Core::on_daemon_frame(Tag link, v1::Frame frame, Moment now, Outbox& out) {
     welcomed_ = true;
     out.notes.push_back("linked to the daemon, build " + frame.welcome().build());
     // What happened while it was away. Reports first: they say how ends came about.
-    for (const auto& [pilot, launch] : launches_)
-      for (const auto& [index, node] : launch.nodes) {
+    for (auto& [pilot, launch] : launches_)
+      for (auto& [index, node] : launch.nodes) {
         const NodeId id{PilotId{pilot}, index};
         if (node.stage == Stage::starting || node.stage == Stage::started || node.stage == Stage::failed) report(id, node, out);
         if (node.stage == Stage::left) tell_left(id, node, out);
@@ -197,7 +197,7 @@ void Core::to_daemon(v1::Frame frame, Outbox& out) {
 void Core::launch(const v1::LaunchPilot& order, Moment now, Outbox& out) {
   const auto known = launches_.find(order.pilot());
   if (known != launches_.end()) {
-    for (const auto& [index, node] : known->second.nodes) {
+    for (auto& [index, node] : known->second.nodes) {
       const NodeId id{PilotId{order.pilot()}, index};
       if (node.stage == Stage::left) tell_left(id, node, out);
       else report(id, node, out);
@@ -234,7 +234,7 @@ void Core::launch(const v1::LaunchPilot& order, Moment now, Outbox& out) {
   note_need(now);
   out.save = true;
   // All are announced before the first can fail: the daemon counts them.
-  for (const auto& [index, node] : kept.nodes) {
+  for (auto& [index, node] : kept.nodes) {
     const NodeId id{PilotId{order.pilot()}, index};
     report(id, node, out);
     out.starts.push_back({id, node.beside ? "" : node.host, node.secret});
@@ -279,7 +279,7 @@ void Core::on_start_result(NodeId id, const StartResult& result, Moment now, Out
       node->host = other;
       node->message = node->troubles + "trying " + other;
       report(id, *node, out);
-      out.starts.push_back({id, other, "", node->tried.size()});
+      out.starts.push_back({id, other, ""});
       out.save = true;
       return;
     }
@@ -307,7 +307,8 @@ std::string Core::next_host(const Launch& launch, const Node& node) const {
   return {};
 }
 
-void Core::report(NodeId id, const Node& node, Outbox& out) {
+void Core::report(NodeId id, Node& node, Outbox& out) {
+  node.told = node.told || (daemon_ && welcomed_);
   v1::Frame frame;
   auto* report = frame.mutable_launch_report();
   report->set_pilot(id.pilot.value);
@@ -511,6 +512,7 @@ void Core::on_process_ended(NodeId id, Moment now, Outbox& out) {
 
 void Core::leave(NodeId id, Node& node, std::string message, bool process_dead, Outbox& out) {
   node.stage = Stage::left;
+  node.told = false;
   node.process_dead = process_dead;
   node.message = std::move(message);
   node.link = 0;
@@ -520,7 +522,8 @@ void Core::leave(NodeId id, Node& node, std::string message, bool process_dead, 
   settle(id.pilot.value, out);
 }
 
-void Core::tell_left(NodeId id, const Node& node, Outbox& out) {
+void Core::tell_left(NodeId id, Node& node, Outbox& out) {
+  node.told = node.told || (daemon_ && welcomed_);
   if (node.said_goodbye) {
     // It said so itself, but perhaps while the daemon was away.
     v1::Frame ending;
@@ -560,6 +563,13 @@ bool Core::has_pilots() const {
   for (const auto& [pilot, launch] : launches_)
     for (const auto& [index, node] : launch.nodes)
       if (alive(node)) return true;
+  return false;
+}
+
+bool Core::untold() const {
+  for (const auto& [pilot, launch] : launches_)
+    for (const auto& [index, node] : launch.nodes)
+      if (alive(node) || !node.told) return true;
   return false;
 }
 
@@ -626,7 +636,6 @@ void Core::finish_if_done(Moment now, Outbox& out) {
       for (const auto& [index, node] : launch.nodes) waiting |= alive(node);
   if (waiting && !given_up) return;
   finished_ = true;
-  untold_ = !daemon_ && !launches_.empty();
   v1::Frame frame;
   frame.mutable_goodbye()->set_reason("the hub has ended");
   if (daemon_) {

@@ -71,6 +71,7 @@ struct Node {
   std::string goodbye;  // the reason it gave, if it said goodbye
   bool said_goodbye = false;
   // Not kept over a restart of the hub:
+  bool told = false;  // the daemon knows how it ended
   Tag link = 0;
   Moment lost_since = 0;
   Moment grace_ms = 0;          // from then on
@@ -106,9 +107,8 @@ struct StartResult {
 
 struct StartOrder {
   NodeId node;
-  std::string host;             // empty = beside the hub
-  std::string secret;           // beside
-  std::size_t tried_hosts = 0;  // before, in vain
+  std::string host;    // empty = beside the hub
+  std::string secret;  // beside
 };
 struct ChannelOrder {
   v1::ExpectChannel expect;
@@ -162,8 +162,8 @@ class Core {
   bool has_pilots() const;                 // started or starting, not known to be gone
   bool daemon_linked() const { return daemon_ != 0; }
   bool ending() const { return ending_; }
-  // It ended with pilots of which the daemon does not know what became of them: the next hub here will tell.
-  bool untold() const { return untold_; }
+  // There are pilots of which the daemon does not know what became of them: the next hub here will tell.
+  bool untold() const;
   Tag daemon_link() const { return daemon_; }
   void set_address(std::string address) { address_ = std::move(address); }
   const std::map<std::uint64_t, Launch>& launches() const { return launches_; }
@@ -182,8 +182,8 @@ class Core {
 
   Node* find(NodeId id);
   void to_daemon(v1::Frame frame, Outbox& out);
-  void report(NodeId id, const Node& node, Outbox& out);
-  void tell_left(NodeId id, const Node& node, Outbox& out);
+  void report(NodeId id, Node& node, Outbox& out);
+  void tell_left(NodeId id, Node& node, Outbox& out);
   void launch(const v1::LaunchPilot& order, Moment now, Outbox& out);
   void stop_launch(const v1::StopLaunch& order, Moment now, Outbox& out);
   void end_node(NodeId id, Node& node, const std::string& reason, std::int64_t grace_ms, Outbox& out, bool cut_off = false);
@@ -215,7 +215,6 @@ class Core {
   Moment daemon_gone_since_ = 0;
   Moment unneeded_since_ = 0;  // 0 = needed
   bool cut_off_ = false;
-  bool untold_ = false;
   bool ending_ = false, finished_ = false, killed_ = false;
   Moment ending_since_ = 0;
 };

@@ -72,6 +72,7 @@ std::string format_record(const Record& record) {
                     {"boot_id", record.boot_id},
                     {"build", record.build},
                     {"pid", record.pid},
+                    {"over", record.over},
                     {"runtime_dir", record.runtime_dir},
                     {"listening", record.listening},
                     {"launches", std::move(launches)},
@@ -94,6 +95,7 @@ Result<Record> parse_record(std::string_view text) {
     all.at("boot_id").get_to(record.boot_id);
     all.at("build").get_to(record.build);
     all.at("pid").get_to(record.pid);
+    record.over = all.value("over", false);
     all.at("runtime_dir").get_to(record.runtime_dir);
     all.at("listening").get_to(record.listening);
     all.at("ended").get_to(record.ended);

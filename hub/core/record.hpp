@@ -19,6 +19,7 @@ struct Record {
   std::string instance;  // 16 bytes
   std::string host, boot_id, build;
   std::uint32_t pid = 0;
+  bool over = false;                   // the hub has ended, and left word of its pilots
   std::string runtime_dir;             // on that host
   std::vector<std::string> listening;  // "address:port" where pilots on nodes register
   std::map<std::uint64_t, Launch> launches;

@@ -57,9 +57,12 @@ void end_processes(const Owner& owner) {
                                           "FLOTILLA_NODE=" + owner.node};
   for (int round = 0; round < rounds; ++round) {
     bool any = false;
-    for (const auto& entry : list_processes())
-      if (entry.pid > 1 && entry.pid != getpid() && entry.state != 'Z' && has_environment(entry.pid, marks))
-        any |= kill(entry.pid, SIGKILL) == 0;
+    for (const auto& entry : list_processes()) {
+      if (entry.pid <= 1 || entry.pid == getpid() || entry.state == 'Z') continue;
+      const auto environment = environment_of(entry.pid);
+      if (has_entries(environment, marks)) any |= kill(entry.pid, SIGKILL) == 0;
+      else if (environment.empty()) any |= is_in_exec(entry.pid);
+    }
     if (!any) return;
   }
 }

@@ -94,38 +94,7 @@ std::vector<pid_t> tree_below(const std::vector<ProcessEntry>& all, const std::v
   return tree;
 }
 
-std::string environment_of(pid_t pid) {
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/%d/environ", pid);
-  std::string text;
-  if (!read_small(path, text) || text.empty()) return {};
-  text.insert(text.begin(), '\0');
-  text.push_back('\0');
-  return text;
-}
-
-bool has_entries(const std::string& environment, const std::vector<std::string>& entries) {
-  return std::all_of(entries.begin(), entries.end(), [&](const std::string& entry) {
-    std::string needle(1, '\0');
-    needle += entry;
-    needle.push_back('\0');
-    return environment.find(needle) != std::string::npos;
-  });
-}
-
 bool has_environment(pid_t pid, const std::vector<std::string>& entries) { return has_entries(environment_of(pid), entries); }
-
-bool is_in_exec(pid_t pid) {
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
-  std::string text;
-  if (!read_small(path, text)) return false;
-  // Fields behind the name: the state is the third, the address of the environment's end, set last, the fifty-first.
-  std::size_t at = text.rfind(')');
-  if (at == std::string::npos || at + 2 >= text.size() || text[at + 2] == 'Z') return false;
-  for (int field = 2; field < 51 && at != std::string::npos; ++field) at = text.find(' ', at + 1);
-  return at != std::string::npos && text.compare(at, 3, " 0 ") == 0;
-}
 
 Children::Children() {
   char path[64];

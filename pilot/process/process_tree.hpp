@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "pilot/core/moment.hpp"
+#include "proto/base/process_environment.hpp"
 
 namespace flotilla::pilot {
 
@@ -24,13 +25,7 @@ struct ProcessEntry {
 std::vector<ProcessEntry> list_processes();
 // `roots` and everything below them, parents before children. Pure.
 std::vector<pid_t> tree_below(const std::vector<ProcessEntry>& all, const std::vector<pid_t>& roots);
-// What the process was started with: "NAME=value" between zero bytes. Empty: it has none, it is dead, or it is not ours to see.
-std::string environment_of(pid_t pid);
-// "NAME=value" for each of `entries` is in it.
-bool has_entries(const std::string& environment, const std::vector<std::string>& entries);
 bool has_environment(pid_t pid, const std::vector<std::string>& entries);
-// In the midst of exec: the new program's memory is there, its environment not yet, and reads as empty.
-bool is_in_exec(pid_t pid);
 
 // The children of this process's main thread, orphans that came to it as the subreaper among them.
 class Children {

@@ -20,7 +20,8 @@ Result<unique_fd> listen_at(const std::filesystem::path& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const std::string name = path.string();
-  if (name.size() >= sizeof address.sun_path) return fail(Code::invalid_argument, "the socket path " + name + " is too long");
+  if (name.size() >= sizeof address.sun_path)
+    return fail(Code::invalid_argument, "the socket path " + name + " is too long", "set FLOTILLA_RUNTIME_DIR to a shorter place");
   std::memcpy(address.sun_path, name.c_str(), name.size() + 1);
   unique_fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   unlink(name.c_str());

@@ -67,6 +67,7 @@ bool tells_what_others_said(const v1::Frame& frame) {
     case v1::Frame::kPilotEnding:
     case v1::Frame::kGoodbye:
     case v1::Frame::kAttemptRunning:
+    case v1::Frame::kWorkerConnected:
     case v1::Frame::kAttemptEnded:
     case v1::Frame::kBlobData:
     case v1::Frame::kChannelRefused:

@@ -1,7 +1,11 @@
 """A machine that only a gateway reaches."""
 import contextlib
+import subprocess
+import sys
 
 import pytest
+
+from bed import wait_until
 
 HOSTS = ("laptop", "gateway", "inner")
 
@@ -93,3 +97,24 @@ def test_a_test_says_what_is_down(bed, flotilla, transport, what, forwarding, ca
     assert said["status"] == "failed", steps
     assert {step["status"] for step in steps.values()} == {"failed", "skipped"}, steps
     assert said["message"].startswith(cause) and to_do in said["hint"], said
+
+
+def test_a_target_that_takes_the_connection_and_says_nothing(bed, flotilla):
+    """Told in time, by each way, and nothing stays on the gateway."""
+    bed.gateway.configure_sshd(forwarding=False)
+    listens = "import socket; s = socket.create_server(('', 2222)); print('listens', flush=True); held = [s.accept() for _ in range(9)]"
+    with bed.inner.popen([sys.executable, "-c", listens], stdout=subprocess.PIPE, text=True) as mute:
+        try:
+            assert mute.stdout.readline() == "listens\n"
+            tests = []
+            for transport in ("libssh", "openssh"):
+                flotilla.run("resource", "add", f"gate-{transport}", "--location", "asmith@gateway", "--transport", transport)
+                flotilla.run("resource", "add", f"deep-{transport}", "--location", "asmith@inner:2222", "--gateway", f"gate-{transport}",
+                             "--transport", transport)
+                tests.append(flotilla.popen("resource", "test", f"deep-{transport}", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            for test in tests:
+                said, _ = test.communicate(timeout=60)
+                assert test.returncode == 1 and "cannot reach inner port 2222: it takes the connection, and then says nothing" in said, said
+            wait_until(lambda: not [p for p in bed.gateway.processes() if "dial" in p.argv], 10, "nobody dials any more")
+        finally:
+            mute.kill()

@@ -28,7 +28,7 @@ say uid "$uid"
 say home "$HOME"
 say time "$(date +%s)"
 name=flotilla-agent-@SHA@
-agent= places=
+agent= places= made=
 nl='
 '
 
@@ -50,7 +50,10 @@ consider() {
   [ -z "$agent" ] || return 0
   case $1 in ''|/flotilla) return 0;; esac
   case $places in *"$nl$1$nl"*) return 0;; esac
+  new=
+  [ -d "$1" ] || new=yes
   if usable "$1"; then
+    [ -z "$new" ] || made=${made:-$nl}$1$nl
     set -- "$1" $(df -Pk "$1" 2>/dev/null | tail -n 1)
     say place "${5:-?}" "$1"
     places=${places:-$nl}$1$nl
@@ -63,7 +66,6 @@ consider() {
         say damaged "$1/$name"
       fi
     fi
-    rmdir "$1" 2>/dev/null # one that is not needed does not stay
   else
     say refused "$1" : $why
   fi
@@ -110,8 +112,15 @@ case $machine in
   @MACHINES@)
     scratch=@SCRATCH@
     case $scratch in '~') scratch=$HOME;; '~/'*) scratch=$HOME/${scratch#??};; esac
+    case $scratch in ''|/*) ;; *) scratch=$HOME/$scratch;; esac
     each_place consider
     each_place bring
+    # What was made here and is not needed does not stay.
+    while [ -n "${made#"$nl"}" ]; do
+      made=${made#"$nl"}
+      rmdir "${made%%"$nl"*}" 2>/dev/null
+      made=${made#*"$nl"}
+    done
     ;;
 esac
 
@@ -254,6 +263,7 @@ Status check_machine(const BootstrapAnswer& answer, const AgentDescription& agen
 
 Status check_scratch(const BootstrapAnswer& answer, std::string scratch_dir, const std::string& resource) {
   if (scratch_dir == "~" || scratch_dir.starts_with("~/")) scratch_dir.replace(0, 1, answer.home);
+  else if (!scratch_dir.empty() && scratch_dir[0] != '/') scratch_dir = answer.home + "/" + scratch_dir;
   for (const auto& each : answer.refused)
     if (each.directory == scratch_dir + "/flotilla" && !each.reason.starts_with(nothing_runs))
       return fail(Code::failed_precondition,

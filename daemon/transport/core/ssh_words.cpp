@@ -103,4 +103,24 @@ v1::Prompt parse_ssh_question(const std::string& kind, const std::string& text, 
   return prompt;
 }
 
+Error gateway_cannot_reach(const std::string& gateway, const std::string& host, int port, std::string said) {
+  // "flotilla-agent: cannot connect to HOST port 22: CAUSE", "Channel opening failure: channel 43 error (2) CAUSE"
+  while (!said.empty() && (said.back() == '\n' || said.back() == '\r')) said.pop_back();
+  if (const auto line = said.rfind('\n'); line != std::string::npos) said.erase(0, line + 1);
+  if (const auto dialled = said.find("cannot connect to "); dialled != std::string::npos) {
+    if (const auto cause = said.find(": ", dialled); cause != std::string::npos) said.erase(0, cause + 2);
+  } else if (const auto error = said.rfind("error ("); error != std::string::npos) {
+    if (const auto cause = said.find(") ", error); cause != std::string::npos) said.erase(0, cause + 2);
+  }
+  const auto service = std::to_string(port);
+  const bool refused = said.find("Connection refused") != std::string::npos;
+  return {Code::unavailable,
+          "the gateway " + gateway + " cannot reach " + host + " port " + service + (said.empty() ? "" : ": " + said),
+          said == said_nothing ? "is it sshd that listens there?"
+          : refused            ? "nothing listens there: is sshd running on " + host + ", and is " + service + " its port?"
+                               : "is " + host + " up, and is that its name as the gateway knows it?",
+          Retry::yes,
+          {}};
+}
+
 }  // namespace flotilla::daemon

@@ -26,4 +26,8 @@ bool says_forwarding_forbidden(const std::string& output);
 // A question that came through SSH_ASKPASS. `kind`: $SSH_ASKPASS_PROMPT ("", "confirm", "none").
 v1::Prompt parse_ssh_question(const std::string& kind, const std::string& text, const std::string& resource);
 
+// `said`: what is known of why, in the words of ssh or the agent there.
+inline constexpr const char* said_nothing = "it takes the connection, and then says nothing";
+Error gateway_cannot_reach(const std::string& gateway, const std::string& host, int port, std::string said);
+
 }  // namespace flotilla::daemon

@@ -20,6 +20,11 @@ TEST_CASE("a file is no further ahead of its pilot than its window") {
   CHECK(flow.taken == flow.offset);
 }
 
+TEST_CASE("one that does not tell is not waited for") {
+  BlobFlow flow{1ull << 40, 0, false};
+  CHECK(flow.may_send(1));
+}
+
 TEST_CASE("many share what may be on its way, none stands still") {
   CHECK(BlobFlow::window(0) == BlobFlow::most_bytes);
   CHECK(BlobFlow::window(8) == BlobFlow::all_bytes / 8);

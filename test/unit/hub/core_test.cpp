@@ -413,11 +413,13 @@ TEST_CASE("cut off, a new pilot is admitted in the daemon's name with its settin
     bench.from_pilot(pilot_tag, goodbye);
     bench.close(pilot_tag);
     CHECK(bench.quiet());
+    CHECK(bench.core.untold());
     bench.connect(2);
     bench.welcome(2);
     REQUIRE(bench.sent(2).size() == 2);
     CHECK(bench.sent(2)[0].pilot_ending().reason() == "done");
     CHECK(bench.sent(2)[1].node_left().process_dead());
+    CHECK_FALSE(bench.core.untold());
   }
 }
 

@@ -164,3 +164,18 @@ TEST_CASE("what ssh says of a refused forwarding is told from other failures") {
   CHECK_FALSE(says_forwarding_forbidden("channel 2: open failed: connect failed: Connection refused\r\n"));
   CHECK_FALSE(says_forwarding_forbidden(""));
 }
+
+TEST_CASE("why a gateway cannot reach a host is told in its own words, whoever said them") {
+  const std::pair<const char*, const char*> said[] = {
+      {"flotilla-agent: cannot connect to inner port 22: Connection refused\n", "Connection refused"},
+      {"motd\r\nflotilla-agent: cannot connect to fe80::1 port 22: No route to host\n", "No route to host"},
+      {"Channel opening failure: channel 43 error (2) Connection timed out", "Connection timed out"},
+      {"sh: 1: /home/a/.cache/flotilla/flotilla-agent-1: not found", "sh: 1: /home/a/.cache/flotilla/flotilla-agent-1: not found"},
+  };
+  for (const auto& [text, cause] : said)
+    CHECK(gateway_cannot_reach("gate", "inner", 22, text).message == "the gateway gate cannot reach inner port 22: " + std::string(cause));
+  CHECK(gateway_cannot_reach("gate", "inner", 22, "").message == "the gateway gate cannot reach inner port 22");
+  CHECK(gateway_cannot_reach("gate", "inner", 22, said[0].first).hint.starts_with("nothing listens there"));
+  CHECK(gateway_cannot_reach("gate", "inner", 22, said_nothing).hint == "is it sshd that listens there?");
+  CHECK(gateway_cannot_reach("gate", "inner", 22, "No route to host").hint.starts_with("is inner up"));
+}
