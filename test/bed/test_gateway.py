@@ -1,7 +1,6 @@
 """A machine that only a gateway reaches."""
 import contextlib
 import subprocess
-import sys
 
 import pytest
 
@@ -103,7 +102,7 @@ def test_a_target_that_takes_the_connection_and_says_nothing(bed, flotilla):
     """Told in time, by each way, and nothing stays on the gateway."""
     bed.gateway.configure_sshd(forwarding=False)
     listens = "import socket; s = socket.create_server(('', 2222)); print('listens', flush=True); held = [s.accept() for _ in range(9)]"
-    with bed.inner.popen([sys.executable, "-c", listens], stdout=subprocess.PIPE, text=True) as mute:
+    with bed.inner.popen(["python3", "-c", listens], stdout=subprocess.PIPE, text=True) as mute:
         try:
             assert mute.stdout.readline() == "listens\n"
             tests = []

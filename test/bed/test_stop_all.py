@@ -37,7 +37,7 @@ def test_a_lost_connection_is_made_again(bed, cluster):
     bed.frontend.kill_sshd_sessions()
     stop = begin_to_stop(cluster)
     # The daemon finds a silent link, and attempts that go nowhere.
-    log = "/home/alice/.local/state/flotilla/laptop/logs/daemon.log"
+    log = f"{cluster.env['FLOTILLA_STATE_DIR']}/logs/daemon.log"
     wait_until(lambda: ": connecting, for" in bed.laptop.read(log).partition("stopping everything:")[2], 30, "it is tried again", every=0.1)
     bed.laptop.heal("pub")
     _, said = stop.communicate(timeout=60)
