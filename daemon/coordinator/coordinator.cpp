@@ -188,7 +188,11 @@ void Coordinator::flush() {
 
 void Coordinator::carry_out(Outbox out) {
   for (auto& each : std::exchange(after_commit_, {})) each.then();
-  for (auto& [to, frame] : out.frames) send(to, std::move(frame));
+  std::set<NodeId> started;
+  for (auto& [to, frame] : out.frames) {
+    if (frame.has_start_attempt()) started.insert(to);
+    send(to, std::move(frame));
+  }
   for (const PilotId id : out.stop_launches) {
     local_driver_.stop(id.value);
     const auto pilot = state().pilots.find(id);
@@ -222,6 +226,7 @@ void Coordinator::carry_out(Outbox out) {
     reply(std::move(channel));
   }
   end_jobs(out.ended_jobs);
+  send_due_forgets(started);
   tell(out);
   // Of a pilot that is gone, or is back without them, no more output comes.
   if (!out.changed_pilots.empty())

@@ -166,6 +166,8 @@ class Coordinator final : public MonitorSource {
   void on_input_taken(NodeId from, const v1::InputTaken& taken);
   void resend_input(NodeId to, const v1::PilotHello& hello);
   void settle_output(JobId id);  // forgets the attempt when all is in
+  void send_forgets(NodeId to);
+  void send_due_forgets(const std::set<NodeId>& started);
   bool output_complete(const Job& job);
   void on_need_blob(NodeId from, const v1::NeedBlob& wanted);
   void on_blob_taken(NodeId from, const v1::BlobTaken& taken);
@@ -213,6 +215,7 @@ class Coordinator final : public MonitorSource {
   OutputStore outputs_;
   BlobStore blobs_;
   std::list<BlobSend> blob_sends_;
+  std::map<NodeId, std::vector<v1::Frame>> held_forgets_;
   LocalDriver local_driver_;
   std::unique_ptr<Hubs> hubs_;
   std::unique_ptr<ChannelGiver> giver_;

@@ -18,6 +18,7 @@ constexpr std::uint64_t output_credit_bytes = 1u << 20;   // what a pilot may se
 constexpr std::uint64_t output_window_step = 128u << 10;  // acknowledged at least this often: half of what a pilot holds without a disk
 constexpr auto output_retry_interval = std::chrono::milliseconds(500);  // on a full disk
 constexpr std::size_t blob_chunk_bytes = 256u << 10;
+constexpr std::size_t most_held_forgets = 32;
 
 std::string version_refusal(std::uint32_t low, std::uint32_t high, const std::string& build) {
   return fmt::format("the daemon ({}) speaks protocol {} to {}, the pilot or hub ({}) {} to {}: no common version", build_version(),
@@ -313,6 +314,22 @@ bool Coordinator::output_complete(const Job& job) {
   return !node || node->gone || (node->linked && !awaited_outputs_.contains(job.id));
 }
 
+// A pilot that has work waiting needs no answer to each end: they go with the next that it is sent.
+void Coordinator::send_forgets(NodeId to) {
+  auto held = held_forgets_.extract(to);
+  if (held.empty()) return;
+  for (auto& frame : held.mapped()) send(to, std::move(frame));
+}
+
+void Coordinator::send_due_forgets(const std::set<NodeId>& started) {
+  std::vector<NodeId> due;
+  for (const auto& [to, frames] : held_forgets_) {
+    const Node* node = state().node(to);
+    if (!node || node->prefilled.empty() || started.contains(to)) due.push_back(to);
+  }
+  for (const NodeId to : due) send_forgets(to);
+}
+
 void Coordinator::settle_output(JobId id) {
   const Job* job = state().job(id);
   if (!job || out_.changed_jobs.contains(id) || !output_complete(*job)) return;  // its end is to be in the journal first
@@ -322,7 +339,10 @@ void Coordinator::settle_output(JobId id) {
     v1::Frame frame;
     frame.mutable_forget_attempt()->mutable_id()->set_job(id.value);
     frame.mutable_forget_attempt()->mutable_id()->set_attempt(job->attempt);
-    send(job->node, std::move(frame));
+    const Node* node = state().node(job->node);
+    auto& held = held_forgets_[job->node];
+    held.push_back(std::move(frame));
+    if (!node || node->prefilled.empty() || held.size() >= most_held_forgets) send_forgets(job->node);
   }
   outputs_.close(id);
   if (const auto attached = attached_.find(id); attached != attached_.end())

@@ -17,6 +17,7 @@ struct Room {
   std::uint32_t free;     // for who comes now
   std::uint32_t waiting;  // slots of those prefilled there
   std::int64_t left_ms;   // until its time is up
+  bool refills = false;   // so few wait there that more are sent: several at once, not one for each that ends
   bool kept = false;  // for a job that needs more than is free, or for one that was asked back to run here: no other is sent there to wait
 };
 
@@ -32,6 +33,7 @@ std::vector<Room> rooms(const State& state, Now now) {
       Room room{NodeId{id, index}, &pilot, node.record.slots(), node.slots_free(), 0, left_ms(node, now)};
       for (const JobId job : node.prefilled) room.waiting += state.jobs.at(job).slots();
       if (room.waiting) room.free = 0;  // nobody overtakes them
+      room.refills = 2 * room.waiting <= prefill_depth * room.capacity;
       all.push_back(room);
     }
   }
@@ -103,7 +105,7 @@ Plan schedule(const State& state, Now now) {
       }
       // The node that needs the fewest slots to come free is kept for this job.
       if (!held || still_needed(room) < still_needed(*held)) held = &room;
-      if (request.may_prefill && !room.kept && room.free == 0 && may_wait_in(room, request) &&
+      if (request.may_prefill && room.refills && !room.kept && room.free == 0 && may_wait_in(room, request) &&
           room.waiting + request.slots <= prefill_depth * room.capacity &&
           (!prefill || std::uint64_t{room.waiting} * prefill->capacity < std::uint64_t{prefill->waiting} * room.capacity))
         prefill = &room;
