@@ -188,7 +188,7 @@ class ChannelStream final : public Stream, public ChannelWire {
   std::uint32_t epoch_;
   std::string ticket_, socket_;
   std::string rest_;  // taken from libssh, not yet taken by the channel
-  bool attached_ = false, blocked_ = false, writing_ = false, in_data_ = false;
+  bool attached_ = false, blocked_ = false, in_data_ = false;
 };
 
 class LibsshSession final : public Session {
@@ -206,6 +206,23 @@ class LibsshSession final : public Session {
   ssh_session session() const { return session_; }
   // Waits for the network, the streams' sockets, or a task, and does what there is to do. False: the time is over.
   Result<bool> turn(Deadline deadline);
+
+  // A channel writes. What comes meanwhile is taken in the next turn, which does not wait.
+  class Writing {
+   public:
+    explicit Writing(LibsshSession& session) : session_(session) { session_.writes_ = true; }
+    ~Writing() { session_.writes_ = false; }
+    Writing(const Writing&) = delete;
+    Writing& operator=(const Writing&) = delete;
+
+   private:
+    LibsshSession& session_;
+  };
+  // Asked by who then leaves what came.
+  bool writes() {
+    data_waits_ = data_waits_ || writes_;
+    return writes_;
+  }
   bool write_pending() const { return ssh_get_status(session_) & SSH_WRITE_PENDING; }
   std::string error_text() const;
   Error broken();
@@ -241,6 +258,7 @@ class LibsshSession final : public Session {
   std::unique_ptr<Child> proxy_;
   std::string proxy_said_;
   std::list<std::unique_ptr<Stream>> streams_;
+  bool writes_ = false, data_waits_ = false;
   std::vector<pollfd> polled_;
   std::vector<Stream*> polled_streams_;
   std::string channel_socket_;
@@ -503,27 +521,23 @@ long ChannelStream::write(const iovec* pieces, int count) {
     return 0;
   }
   long sum = 0;
-  writing_ = true;
+  const LibsshSession::Writing writing(session_);
   for (int i = 0; i < count; ++i) {
     const auto room = std::min(writable(), pieces[i].iov_len);
     if (room == 0) break;
     const long written = write_channel(static_cast<const char*>(pieces[i].iov_base), room);
-    if (written < 0) {
-      writing_ = false;
-      return sum > 0 ? sum : -1;
-    }
+    if (written < 0) return sum > 0 ? sum : -1;
     sum += written;
     if (static_cast<std::size_t>(written) < pieces[i].iov_len) break;
   }
-  writing_ = false;
   blocked_ = sum == 0;
   return sum;
 }
 
 std::size_t ChannelStream::on_data(std::string_view data) {
   if (!attached_) return data.size();
-  // libssh may hand on packets from inside a write, under the channel's mutex: they wait for after_turn().
-  if (writing_ || !rest_.empty()) return 0;
+  // libssh may hand on packets from inside a write, of this channel or another, under that one's mutex: they wait for after_turn().
+  if (session_.writes() || !rest_.empty()) return 0;
   in_data_ = true;
   const auto taken = user_->on_wire_bytes(this, data);
   in_data_ = false;
@@ -669,9 +683,10 @@ Result<bool> LibsshSession::turn(Deadline deadline) {
     polled_.push_back({each->fd(), wanted, 0});
     polled_streams_.push_back(each.get());
   }
-  const int ready = ::poll(polled_.data(), polled_.size(), deadline == Deadline::max() ? -1 : milliseconds_until(deadline));
+  const bool at_once = std::exchange(data_waits_, false);
+  const int ready = ::poll(polled_.data(), polled_.size(), at_once ? 0 : deadline == Deadline::max() ? -1 : milliseconds_until(deadline));
   if (ready < 0 && errno != EINTR) return fail(errno_error(Code::internal, "wait for the network"));
-  if (ready <= 0) return ready < 0;
+  if (ready <= 0) return ready < 0 || at_once;
   if (polled_[2].revents) hear_proxy();
   if (polled_[1].revents && ssh_event_dopoll(event_, 0) == SSH_ERROR && !alive()) return fail(broken());
   for (std::size_t i = 0; i < polled_streams_.size(); ++i)
