@@ -389,7 +389,6 @@ class OpensshSession final : public Session {
           while (!said.empty() && (said.back() == '\n' || said.back() == '\r')) said.pop_back();
           return {Code::unavailable, "the connection to " + where() + " ended" + (said.empty() ? "" : ": " + said), {}, Retry::yes, {}};
         }
-        relays_.remove_if([&](const Relay& each) { return &each != &first && each.over(); });
         if (polled[0].revents) services_.control->run_tasks();
       }
       const auto now = std::chrono::steady_clock::now();
@@ -637,11 +636,11 @@ class OpensshSession final : public Session {
                 "ssh refuses: " + (count > 0 ? std::string(buffer, static_cast<std::size_t>(count)) : describe_status(*status)));
   }
 
-  // Forwarding may be forbidden: the agent there dials.
   void refuse(Relay& relay, Error error) {
     std::exchange(relay.done, nullptr)(fail(std::move(error)));
     relay.up.passed_on = relay.down.passed_on = true;
   }
+  // Forwarding may be forbidden: the agent there dials.
   void try_dialer(Relay& relay) {
     auto dialer = std::exchange(relay.dialer, {});
     if (dialer.empty()) {

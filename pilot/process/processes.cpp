@@ -131,7 +131,7 @@ void Processes::look_at_orphans() {
     if (!is_new && orphan.unclear_looks == 0) continue;
     const std::string environment = environment_of(pid);
     for (const auto& [attempt, tracked] : tracked_)
-      if (!environment.empty() && has_entries(environment, marks_of(attempt))) orphan.owner = attempt;
+      if (has_entries(environment, marks_of(attempt))) orphan.owner = attempt;
     // Empty it may only look, while exec is under way.
     const bool unclear = environment.empty() && orphan.unclear_looks < (is_in_exec(pid) ? most_unclear_looks : most_empty_looks);
     orphan.unclear_looks = unclear ? orphan.unclear_looks + 1 : 0;

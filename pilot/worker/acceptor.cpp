@@ -10,13 +10,24 @@
 #include <utility>
 
 #include "proto/base/log.hpp"
+#include "proto/channel/hand_over.hpp"
 
 namespace flotilla::pilot {
 namespace {
 constexpr auto retry_pause = std::chrono::milliseconds(100);
 }
 
-Result<unique_fd> listen_at(const std::filesystem::path& path) {
+Acceptor::Acceptor(boost::asio::io_context& io, std::string what) : listener_(io), retry_(io), what_(std::move(what)) {}
+
+void Acceptor::open(unique_fd listener, Connections connections, OnConnection on_connection) {
+  close();
+  flags_ = SOCK_CLOEXEC | (connections == Connections::do_not_block ? SOCK_NONBLOCK : 0);
+  listener_.assign(listener.release());
+  on_connection_ = std::make_shared<OnConnection>(std::move(on_connection));
+  wait();
+}
+
+Status Acceptor::open_at(const std::filesystem::path& path, OnConnection on_connection) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const std::string name = path.string();
@@ -28,17 +39,11 @@ Result<unique_fd> listen_at(const std::filesystem::path& path) {
   if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || chmod(name.c_str(), 0600) != 0 ||
       listen(fd.get(), SOMAXCONN) != 0)
     return fail(errno_error(Code::resource_exhausted, "listen on " + name));
-  return fd;
-}
-
-Acceptor::Acceptor(boost::asio::io_context& io, std::string what) : listener_(io), retry_(io), what_(std::move(what)) {}
-
-void Acceptor::open(unique_fd listener, Connections connections, OnConnection on_connection) {
-  close();
-  flags_ = SOCK_CLOEXEC | (connections == Connections::do_not_block ? SOCK_NONBLOCK : 0);
-  listener_.assign(listener.release());
-  on_connection_ = std::make_shared<OnConnection>(std::move(on_connection));
-  wait();
+  open(std::move(fd), Connections::do_not_block, [on_connection = std::move(on_connection)](unique_fd connection) {
+    if (auto ours = channel::check_peer_uid(connection.get()); ours) on_connection(std::move(connection));
+    else spdlog::warn("{}", ours.error().message);
+  });
+  return {};
 }
 
 void Acceptor::close() {

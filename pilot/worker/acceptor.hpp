@@ -15,9 +15,6 @@
 
 namespace flotilla::pilot {
 
-// A unix socket of this user alone that listens; what lies at the path goes.
-Result<unique_fd> listen_at(const std::filesystem::path& path);
-
 class Acceptor {
  public:
   // It may close this, or destroy it.
@@ -28,6 +25,8 @@ class Acceptor {
   // Instead of what listened before. The socket does not block; whether the connections do, is said.
   enum class Connections { block, do_not_block };
   void open(unique_fd listener, Connections connections, OnConnection on_connection);
+  // A unix socket at this path, where nothing else stays. Connections do not block, and come from this user alone.
+  Status open_at(const std::filesystem::path& path, OnConnection on_connection);
   void close();
 
  private:

@@ -61,18 +61,11 @@ struct HandOver::Visitor {
 HandOver::~HandOver() = default;
 
 Status HandOver::listen(const std::filesystem::path& socket) {
-  auto fd = listen_at(socket);
-  if (!fd) return fail(fd.error());
-  acceptor_.open(std::move(*fd), Acceptor::Connections::do_not_block, [this](unique_fd visitor) {
-    if (auto ours = channel::check_peer_uid(visitor.get()); !ours) {
-      spdlog::warn("{}", ours.error().message);
-      return;
-    }
+  return acceptor_.open_at(socket, [this](unique_fd visitor) {
     if (visitors_.size() >= visitors_limit) visitors_.pop_front();
     visitors_.push_back(std::make_shared<Visitor>(io_, std::move(visitor)));
     wait_for_line(visitors_.back());
   });
-  return {};
 }
 
 void HandOver::wait_for_line(const std::shared_ptr<Visitor>& visitor) {

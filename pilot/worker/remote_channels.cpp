@@ -69,16 +69,7 @@ RemoteChannels::~RemoteChannels() {
 }
 
 Status RemoteChannels::listen(const std::filesystem::path& socket) {
-  auto fd = listen_at(socket);
-  if (!fd) return fail(fd.error());
-  acceptor_.open(std::move(*fd), Acceptor::Connections::do_not_block, [this](unique_fd hub) {
-    if (auto ours = channel::check_peer_uid(hub.get()); !ours) {
-      spdlog::warn("{}", ours.error().message);
-      return;
-    }
-    wait_for_message(std::make_shared<Descriptor>(io_, hub.release()));
-  });
-  return {};
+  return acceptor_.open_at(socket, [this](unique_fd hub) { wait_for_message(std::make_shared<Descriptor>(io_, hub.release())); });
 }
 
 void RemoteChannels::wait_for_message(const std::shared_ptr<Descriptor>& connection) {

@@ -14,8 +14,8 @@
 
 #include "flotilla/v1/link.pb.h"
 #include "pilot/process/processes.hpp"
-#include "pilot/worker/hand_over.hpp"
 #include "pilot/worker/acceptor.hpp"
+#include "pilot/worker/hand_over.hpp"
 #include "proto/base/ids.hpp"
 #include "proto/base/unique_fd.hpp"
 #include "proto/channel/wire.hpp"

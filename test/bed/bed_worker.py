@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A code for the tests of channels: it echoes, computes (waits), dies in ways, and starts children that try to get away."""
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -34,9 +35,11 @@ def compute(seconds):
 def compute_until_told(folder):
     """`computing` is there meanwhile, `go` ends it."""
     computing, go = os.path.join(folder, "computing"), os.path.join(folder, "go")
+    os.mkfifo(go)
+    told = os.open(go, os.O_RDONLY | os.O_NONBLOCK)
     open(computing, "w").close()
-    while not os.path.exists(go):
-        time.sleep(0.02)
+    select.select([told], [], [])
+    os.close(told)
     os.remove(go)
     os.remove(computing)
     return os.uname().nodename

@@ -18,9 +18,7 @@ struct Listening {
   Listening() {
     REQUIRE(mkdtemp(folder));
     path = std::string(folder) + "/s";
-    auto fd = listen_at(path);
-    REQUIRE(fd);
-    acceptor.open(std::move(*fd), Acceptor::Connections::block, [this](unique_fd each) { taken.push_back(std::move(each)); });
+    REQUIRE(acceptor.open_at(path, [this](unique_fd each) { taken.push_back(std::move(each)); }));
   }
   ~Listening() { std::filesystem::remove_all(folder); }
   unique_fd try_to_connect() const {
@@ -81,13 +79,11 @@ TEST_CASE("without descriptors it waits a moment, and then takes who waits") {
 TEST_CASE("who takes a connection may close it, or destroy it") {
   Listening at;
   auto other = std::make_unique<Acceptor>(at.io, "the other");
-  auto fd = listen_at(at.path);
-  REQUIRE(fd);
   int count = 0;
-  other->open(std::move(*fd), Acceptor::Connections::do_not_block, [&](unique_fd) {
+  REQUIRE(other->open_at(at.path, [&](unique_fd) {
     ++count;
     other.reset();
-  });
+  }));
   const auto first = at.connect(), second = at.connect();
   while (count == 0) REQUIRE(at.io.run_one_for(10s) == 1);
   at.acceptor.close();

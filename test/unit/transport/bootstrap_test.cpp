@@ -308,14 +308,14 @@ TEST_CASE("a scratch_dir that cannot be written is an error, one where nothing c
   const auto answer =
       parse("flotilla-77",
             "flotilla-77 home /home/a\n"
-            "flotilla-77 refused /home/a/work/flotilla : cat: write error: No space left on device\n"
+            "flotilla-77 refused /home/a/runs/flotilla : cat: write error: No space left on device\n"
             "flotilla-77 refused /data/flotilla : nothing can be run there, mounted noexec? /data/flotilla/.try.7: Permission denied\n"
             "flotilla-77 place 65536 /tmp/flotilla-1000\nflotilla-77 end\n");
-  for (const std::string usable : {"", "/data", "/tmp", "~", "/home/a/works"}) CHECK(check_scratch(answer, usable, "alp"));
-  for (const std::string full : {"~/work", "work", "/home/a/work"}) {
+  for (const std::string usable : {"", "/data", "/tmp", "~", "/home/a/runs2"}) CHECK(check_scratch(answer, usable, "alp"));
+  for (const std::string full : {"~/runs", "runs", "/home/a/runs"}) {
     const auto error = check_scratch(answer, full, "alp");
     REQUIRE_FALSE(error);
-    CHECK_THAT(error.error().message, Catch::Contains("alp") && Catch::Contains("/home/a/work/flotilla: cat: write error: No space left"));
+    CHECK_THAT(error.error().message, Catch::Contains("alp") && Catch::Contains("/home/a/runs/flotilla: cat: write error: No space left"));
     CHECK_THAT(error.error().hint, Catch::Contains("scratch_dir"));
   }
 }
