@@ -32,6 +32,8 @@ constexpr auto channel_patience = std::chrono::seconds(15);    // opening one
 constexpr auto quiet_time = std::chrono::milliseconds(200);    // then what is owed on channels is acknowledged
 constexpr int wrong_secrets = 3;                               // as ssh asks
 constexpr std::size_t piece_bytes = 64u << 10;
+constexpr std::size_t libssh_reads_bytes = 4096;
+constexpr int pieces_per_turn = 16;             // two packets of bulk data, between two looks at everything else
 constexpr std::size_t proxy_kept_bytes = 2048;  // of what a ProxyCommand says: its last lines
 // AES-GCM first: it moves 1.2 to 1.4 times what chacha20-poly1305 does.
 constexpr const char* ciphers =
@@ -223,6 +225,7 @@ class LibsshSession final : public Session {
     data_waits_ = data_waits_ || writes_;
     return writes_;
   }
+  void heard(std::size_t bytes) { handed_on_ += bytes; }
   bool write_pending() const { return ssh_get_status(session_) & SSH_WRITE_PENDING; }
   std::string error_text() const;
   Error broken();
@@ -244,6 +247,7 @@ class LibsshSession final : public Session {
   static int on_key_passphrase(const char* prompt, char* buffer, size_t size, int echo, int verify, void* self);
   bool alive() const { return ssh_is_connected(session_) && !(ssh_get_status(session_) & (SSH_CLOSED | SSH_CLOSED_ERROR)); }
   void advance();
+  bool take_from_network();
   void hear_proxy();
   std::string proxy_words();
 
@@ -259,6 +263,7 @@ class LibsshSession final : public Session {
   std::string proxy_said_;
   std::list<std::unique_ptr<Stream>> streams_;
   bool writes_ = false, data_waits_ = false;
+  std::size_t handed_on_ = 0;  // bytes of the channels' data, since take_from_network() last looked
   std::vector<pollfd> polled_;
   std::vector<Stream*> polled_streams_;
   std::string channel_socket_;
@@ -281,6 +286,7 @@ bool Stream::create() {
   callbacks_.channel_data_function = [](ssh_session, ssh_channel, void* data, uint32_t size, int is_stderr, void* self) -> int {
     auto* stream = static_cast<Stream*>(self);
     const std::string_view bytes(static_cast<char*>(data), size);
+    stream->session_.heard(size);
     if (is_stderr) {
       stream->on_errors(bytes);
       return static_cast<int>(size);
@@ -664,6 +670,18 @@ void LibsshSession::advance() {
   }
 }
 
+// libssh takes 4 KiB at a time, an eighth of a packet of bulk data. Goes on while more is likely to be there.
+bool LibsshSession::take_from_network() {
+  for (int pieces = 0; pieces < pieces_per_turn; ++pieces) {
+    handed_on_ = 0;
+    const int rc = ssh_event_dopoll(event_, 0);
+    if (rc == SSH_ERROR && !alive()) return false;
+    const bool was_all = handed_on_ > 0 && handed_on_ < libssh_reads_bytes;
+    if (rc != SSH_OK || was_all) break;
+  }
+  return true;
+}
+
 Result<bool> LibsshSession::turn(Deadline deadline) {
   if (control().stopping()) return fail(stopped_error());
   advance();
@@ -688,7 +706,7 @@ Result<bool> LibsshSession::turn(Deadline deadline) {
   if (ready < 0 && errno != EINTR) return fail(errno_error(Code::internal, "wait for the network"));
   if (ready <= 0) return ready < 0 || at_once;
   if (polled_[2].revents) hear_proxy();
-  if (polled_[1].revents && ssh_event_dopoll(event_, 0) == SSH_ERROR && !alive()) return fail(broken());
+  if (polled_[1].revents && !take_from_network()) return fail(broken());
   for (std::size_t i = 0; i < polled_streams_.size(); ++i)
     if (const short revents = polled_[streams_at + i].revents; revents && polled_streams_[i]->phase == Stream::Phase::open)
       polled_streams_[i]->on_ready(revents);

@@ -34,10 +34,11 @@ def folder_of(program):
 
 
 class Bench:
-    def __init__(self, bed):
+    def __init__(self, bed, name):
         self.bed = bed
         self.laptop = bed.laptop
-        self.flotilla = beds.Flotilla(bed.laptop, env={"FLOTILLA_STATE_DIR": "/home/alice/bench", "NO_COLOR": "1"})
+        self.state = f"/home/alice/bench-{name}"
+        self.flotilla = beds.Flotilla(bed.laptop, env={"FLOTILLA_STATE_DIR": self.state, "NO_COLOR": "1"})
         self.where = folder_of("bench_driver")     # the checkout is visible on the laptop
         self.env = self.flotilla.env | {"FLOTILLA_PROGRAM": "/opt/flotilla/bin/flotilla"}
         self.held = []
@@ -203,11 +204,16 @@ def start(bench):
     say(f"  for comparison `ssh frontend true`:                      {statistics.median(ssh):.2f} s")
 
 
+def programs_of(host):
+    """Ours, without the jobs that the bed starts on each pilot."""
+    return [process for process in host.processes_of_flotilla() if "flotilla" in pathlib.Path(process.argv[0]).name]
+
+
 def resident(bench):
     """{what a process is: (its resident set, its share of it, the highest that its resident set was)}, in MB."""
     found = {}
     for host in (bench.laptop, bench.bed.frontend):
-        for process in host.processes_of_flotilla():
+        for process in programs_of(host):
             rollup = pathlib.Path(f"/proc/{process.pid}/smaps_rollup").read_text().split("\n")
             of = lambda name: sum(int(line.split()[1]) for line in rollup if line.startswith(name)) / 1024  # noqa: E731
             highest = next(int(line.split()[1]) for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().split("\n")
@@ -234,16 +240,17 @@ def memory(bench):
 
 def idle(bench):
     f = bench.flotilla
+    # The first agent that is sent is packed well afterwards, by a thread of low priority: not in what is measured.
+    bench.bed.frontend.as_user("rm -rf ~/.cache/flotilla")
     f.add_cluster("front-i")
     f.start_pilot("front-i", "--slots", "4")
     seconds = 20
-    # The first agent that is sent is packed well afterwards, by a thread of low priority.
-    beds.wait_until(lambda: bench.laptop.as_user("find ~/bench -name '*.zst'").stdout, 120, "the agent is packed", every=0.5)
+    beds.wait_until(lambda: bench.laptop.as_user(f"find {bench.state} -name '*.zst'").stdout, 120, "the agent is packed", every=0.5)
 
     def used():
         ticks = {}
         for host in (bench.laptop, bench.bed.frontend):
-            for process in host.processes_of_flotilla():
+            for process in programs_of(host):
                 fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
                 ticks[f"{host.name:10}{' '.join(process.argv)[:60]:62}"] = int(fields[11]) + int(fields[12])
         return ticks
@@ -270,7 +277,7 @@ def main():
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ratios of one run count, not the figures")
     with beds.Bed(hosts=("laptop", "frontend", "node1")) as bed:
         for name in names:
-            bench = Bench(bed)
+            bench = Bench(bed, name)
             try:
                 known[name](bench)
             finally:

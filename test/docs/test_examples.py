@@ -101,7 +101,8 @@ def test_the_examples_of_a_page(blocks, tmp_path):
         for name in ("flotilla", "flotilla-agent"):
             shutil.copy2(beds.program(name), programs / name)    # beside each other, as they are installed
         environment = {"PATH": f"{programs}:{beds.PATH}", "HOME": str(tmp_path), "NO_COLOR": "1", "LANG": "C.UTF-8",
-                       "FLOTILLA_STATE_DIR": str(tmp_path / "state"), "FLOTILLA_CONFIG": str(tmp_path / "config.toml")}
+                       "FLOTILLA_STATE_DIR": str(tmp_path / "state"), "FLOTILLA_RUNTIME_DIR": str(tmp_path / "run"),
+                       "FLOTILLA_CONFIG": str(tmp_path / "config.toml")}
         (tmp_path / "config.toml").touch()
         try:
             check(subprocess.run(["bash", "-c", script], cwd=page, env=environment, capture_output=True, text=True, timeout=240,
@@ -116,7 +117,8 @@ def test_the_examples_of_a_page(blocks, tmp_path):
 def start_with(configuration, folder):
     """`flotilla daemon start` with that configuration file; the daemon is ended again."""
     (folder / "config.toml").write_text(configuration)
-    environment = {"PATH": beds.PATH, "HOME": str(folder), "FLOTILLA_STATE_DIR": str(folder / "state"), "FLOTILLA_CONFIG": str(folder / "config.toml")}
+    environment = {"PATH": beds.PATH, "HOME": str(folder), "FLOTILLA_STATE_DIR": str(folder / "state"),
+                   "FLOTILLA_RUNTIME_DIR": str(folder / "run"), "FLOTILLA_CONFIG": str(folder / "config.toml")}
     program = beds.program("flotilla")
     try:
         return subprocess.run([program, "daemon", "start"], env=environment, capture_output=True, text=True, timeout=60)

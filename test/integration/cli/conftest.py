@@ -76,6 +76,7 @@ class Cli:
             "TERM": "xterm",
             "TZ": "UTC",
             "FLOTILLA_STATE_DIR": str(folder / "state"),
+            "FLOTILLA_RUNTIME_DIR": str(folder / "run"),
             "FLOTILLA_CONFIG": str(folder / "config.toml"),
             "FLOTILLA_AGENT": str(find_program("flotilla-agent")),
         }

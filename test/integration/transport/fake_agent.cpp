@@ -110,7 +110,7 @@ int connect_part() {
     std::fprintf(stderr, "fake agent: terminate called\n");
     return 134;
   }
-  std::string folder = "/tmp/fl-fake-XXXXXX";
+  std::string folder = start.scratch_dir() + "/../fake-XXXXXX";  // the test's folder: it is cleared also when this is killed
   if (!mkdtemp(folder.data())) return 1;
   const auto path = folder + "/channels";
   sockaddr_un address{};
