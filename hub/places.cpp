@@ -61,7 +61,10 @@ Result<Places> make_places(const v1::HubStart& start) {
   places.runtime = runtime_dir_for("hub/" + to_hex(start.instance()) + "/" + start.hub_id());
   if (auto made = make_private_dir(places.runtime); !made) return fail(made.error());
   auto scratch = choose_scratch(start.scratch_dir(), places.trial);
-  if (!scratch) return fail(scratch.error());
+  if (!scratch) {
+    rmdir(places.runtime.c_str());  // unless a hub that runs has its sockets there
+    return fail(scratch.error());
+  }
   places.scratch = *scratch;
   places.state_file = places.trial ? places.runtime / "state.json" : places.scratch / "hubs" / (start.hub_id() + ".json");
   places.log_file = places.trial ? places.runtime / "hub.log" : places.scratch / "logs" / ("hub-" + start.hub_id() + ".log");

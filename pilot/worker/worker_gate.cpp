@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "pilot/worker/socket_owner.hpp"
+#include "proto/base/socket_diag.hpp"
 #include "proto/base/log.hpp"
 
 namespace flotilla::pilot {
@@ -29,13 +30,8 @@ Result<std::unique_ptr<WorkerGate>> WorkerGate::open(boost::asio::io_context& io
 }
 
 void WorkerGate::on_connection(unique_fd fd) {
-  sockaddr_in peer{}, own{};
-  socklen_t size = sizeof peer;
-  if (getpeername(fd.get(), reinterpret_cast<sockaddr*>(&peer), &size) != 0) return;
-  size = sizeof own;
-  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0) return;
-  const auto inode = socket_inode(peer, own);
-  if (!inode || holder_of(*inode, members()) == 0) {
+  const auto peer = peer_end(fd.get());
+  if (!peer || holder_of(peer->inode, members()) == 0) {
     spdlog::warn("a connection to a worker's port {} came from a process that was not started for it: closed", port_);
     return;
   }

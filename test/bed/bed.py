@@ -74,6 +74,8 @@ mkdir -p $folder/upper $folder/work $folder/root
 mount -t overlay overlay -o lowerdir=$lower,upperdir=$folder/upper,workdir=$folder/work $folder/root
 root=$folder/root
 mount -t proc proc $root/proc
+cat /proc/sys/kernel/random/uuid > $folder/boot_id     # each boot of each host is one of its own
+mount --bind $folder/boot_id $root/proc/sys/kernel/random/boot_id
 mount -t sysfs -o ro sysfs $root/sys        # its own, or /sys/class/net shows another machine's interfaces
 mount -t tmpfs -o mode=755 tmpfs $root/dev
 for device in null zero full random urandom tty; do : > $root/dev/$device; mount --bind /dev/$device $root/dev/$device; done

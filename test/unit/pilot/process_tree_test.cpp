@@ -11,6 +11,7 @@
 
 #include "pilot/process/spawn.hpp"
 #include "pilot/worker/socket_owner.hpp"
+#include "proto/base/socket_diag.hpp"
 #include "proto/base/unique_fd.hpp"
 
 using namespace flotilla;
@@ -92,12 +93,15 @@ TEST_CASE("whose a loopback connection is") {
   REQUIRE(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&own), &size) == 0);
   REQUIRE(connect(client.get(), reinterpret_cast<sockaddr*>(&own), sizeof own) == 0);
   REQUIRE(getsockname(client.get(), reinterpret_cast<sockaddr*>(&peer), &size) == 0);
-  const auto inode = socket_inode(peer, own);
-  REQUIRE(inode);
-  CHECK(holder_of(*inode, {1, getpid()}) == getpid());
-  CHECK(holder_of(*inode, {}) == 0);
+  const auto end = find_tcp_end(peer, own);
+  REQUIRE(end);
+  CHECK(end->uid == getuid());
+  CHECK(holder_of(end->inode, {1, getpid()}) == getpid());
+  CHECK(holder_of(end->inode, {}) == 0);
+  const unique_fd accepted(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  CHECK(peer_end(accepted.get()) == end);
   peer.sin_port = htons(static_cast<std::uint16_t>(ntohs(peer.sin_port) ^ 1));
-  CHECK_FALSE(socket_inode(peer, own) == inode);
+  CHECK_FALSE(find_tcp_end(peer, own) == end);
 }
 
 TEST_CASE("a line of /proc/net/tcp") {
@@ -107,7 +111,7 @@ TEST_CASE("a line of /proc/net/tcp") {
   remote.sin_port = htons(0x1F90);
   const std::string line =
       "   3: 0100007F:9C40 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 424242 1 0000000000000000 20 4 30 10 -1";
-  CHECK(parse_tcp_line(line, local, remote) == 424242u);
+  CHECK(parse_tcp_line(line, local, remote) == TcpEnd{424242, 1000});
   CHECK_FALSE(parse_tcp_line(line, remote, local));
   CHECK_FALSE(parse_tcp_line("  sl  local_address rem_address   st", local, remote));
 }
