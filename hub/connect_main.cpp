@@ -150,6 +150,8 @@ Result<Answer> find_or_start(const Places& places, const v1::HubStart& start) {
     } else {
       last = answer.error();
     }
+    // Who was the last there removes the directory.
+    if (auto made = make_private_dir(places.runtime); !made) return fail(made.error());
     auto locked = lock(places.start_lock(), lock_limit);
     if (!locked) return fail(locked.error());
     if (auto there = connect_to(places.link_socket())) continue;  // another connector was faster

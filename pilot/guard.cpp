@@ -110,6 +110,9 @@ class Guard {
     for (const auto& path : remove_) {
       std::error_code ignored;
       std::filesystem::remove_all(path, ignored);
+      // The hub's directory of sockets, if that has gone before us.
+      if (const auto parent = std::filesystem::path(path).parent_path(); parent.filename().string().starts_with("fl-"))
+        rmdir(parent.c_str());
     }
     if (!answered_) answer("FAILED " + cause);
     return 0;

@@ -4,6 +4,7 @@ export LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 scripts=$root/scripts
 venv=$root/.venv
+venv_amuse=$root/.venv-amuse
 # Scripts that call each other share one clock.
 export FLOTILLA_SCRIPT_BEGAN=${FLOTILLA_SCRIPT_BEGAN:-$EPOCHSECONDS}
 # Two checkouts share what the compiler cache has.

@@ -134,6 +134,7 @@ int run_command(int argc, char** argv) {
       {add_pilot_commands, {"pilot"}},
       {add_resource_commands, {"resource"}},
       {add_daemon_commands, {"daemon"}},
+      {add_amuse_commands, {"amuse"}},
       {add_other_commands, {"logs", "web", "completion", "version"}},
   };
   const std::string first = argc > 1 ? argv[1] : "";

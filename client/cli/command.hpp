@@ -104,6 +104,7 @@ void add_resource_commands(Context& context, CLI::App* root);
 void add_pilot_commands(Context& context, CLI::App* root);
 void add_run_commands(Context& context, CLI::App* root);  // run, submit, attach, exec, shell
 void add_job_commands(Context& context, CLI::App* root);
+void add_amuse_commands(Context& context, CLI::App* root);
 void add_other_commands(Context& context, CLI::App* root);  // logs, web, completion, version, help
 
 // How people see them.

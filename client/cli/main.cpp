@@ -3,6 +3,7 @@
 #include <cstring>
 #include <unistd.h>
 
+#include "client/amuse/control.hpp"
 #include "proto/base/programs.hpp"
 
 int main(int argc, char** argv) {
@@ -13,6 +14,9 @@ int main(int argc, char** argv) {
     if (!help) return flotilla::daemon_main(argc - 2, argv + 2);
   }
 #endif
+  // As AMUSE starts a worker: with a port, a host and a flag.
+  if (argc == 6 && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "serve") == 0)
+    return flotilla::amuse::run_control(argc - 2, argv + 2, "/proc/self/exe");
   const int code = flotilla::cli_main(argc, argv);
   std::fflush(nullptr);
 #ifdef __SANITIZE_ADDRESS__

@@ -1,0 +1,164 @@
+#include "client/amuse/install.hpp"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "proto/base/paths.hpp"
+#include "proto/base/unique_fd.hpp"
+
+extern char** environ;
+
+namespace flotilla::amuse {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view mark = "# Made by `flotilla amuse install`; `flotilla amuse uninstall` puts back what was here.";
+constexpr const char* kept_suffix = ".before-flotilla";
+constexpr const char* worker_name = "distributed_worker";
+
+// Not imported: that takes a second, and prints.
+constexpr const char* question = R"py(
+import importlib.util, os, sys
+def place(name, *below):
+    try: spec = importlib.util.find_spec(name)
+    except ImportError: spec = None
+    for folder in list(spec.submodule_search_locations or []) if spec else []:
+        if os.path.isdir(os.path.join(folder, *below)): return os.path.join(folder, *below)
+    return ""
+print(place("amuse"))
+print(place("amuse", "community", "distributed"))
+print(sys.executable)
+)py";
+
+// Its output; fails unless it exits with 0.
+Result<std::string> ask(const std::string& program, const char* code) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return fail(errno_error(Code::resource_exhausted, "cannot make a pipe"));
+  unique_fd read_end(ends[0]), write_end(ends[1]);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, write_end.get(), 1);
+  std::string words[] = {program, "-c", code};
+  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
+  pid_t pid = 0;
+  const int problem = posix_spawnp(&pid, program.c_str(), &actions, nullptr, argv, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (problem)
+    return fail(Code::not_found, "cannot run " + program + ": " + std::strerror(problem), "name the Python that has AMUSE with --python");
+  write_end.reset();
+  std::string out;
+  char piece[4096];
+  for (;;) {
+    const auto count = ::read(read_end.get(), piece, sizeof piece);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) break;
+    out.append(piece, static_cast<std::size_t>(count));
+  }
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    return fail(Code::failed_precondition, program + " could not be asked where AMUSE is", "what it said is above");
+  return out;
+}
+
+bool is_ours(const fs::path& file) {
+  const auto text = read_file(file);
+  return text && text->find(mark) != std::string::npos;
+}
+
+std::string shell_quoted(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+// Where AMUSE looks, in its order: in a folder _workers beside the module, then beside the module's file.
+std::vector<fs::path> places_of_the_worker(const AmusePlace& place) {
+  std::vector<fs::path> found;
+  for (const auto& file : {place.distributed / "_workers" / worker_name, place.root / "_workers" / worker_name}) {
+    std::error_code ignored;
+    if (fs::exists(file, ignored)) found.push_back(file);
+  }
+  found.push_back(place.distributed / worker_name);
+  return found;
+}
+
+}  // namespace
+
+Result<AmusePlace> find_amuse(const std::string& python) {
+  AmusePlace place;
+  place.python = python.empty() ? "python3" : python;
+  auto said = ask(place.python, question);
+  if (!said) return fail(said.error());
+  std::vector<std::string> lines;
+  for (std::string_view rest = *said; !rest.empty();) {
+    const auto end = std::min(rest.find('\n'), rest.size());
+    lines.emplace_back(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  if (lines.size() < 3 || lines[0].empty())
+    return fail(Code::not_found, "AMUSE is not installed for " + (lines.size() < 3 ? place.python : lines[2]),
+                "activate its environment, or name its Python with --python");
+  place.root = lines[0];
+  place.distributed = lines[1];
+  place.python = lines[2];
+  return place;
+}
+
+Result<Touched> install(const AmusePlace& place, const fs::path& program) {
+  Touched touched;
+  if (place.distributed.empty())
+    return fail(Code::unsupported, "the AMUSE in " + place.root.string() + " has no amuse.community.distributed",
+                "pip install amuse-distributed (any 2024.6 or newer)");
+  const std::string script = "#!/bin/sh\n" + std::string(mark) + "\nexec " + shell_quoted(program.string()) + " amuse serve \"$@\"\n";
+  for (const auto& file : places_of_the_worker(place)) {
+    std::error_code problem;
+    const fs::path kept = file.string() + kept_suffix;
+    const bool there = fs::exists(fs::symlink_status(file, problem));
+    if (there && is_ours(file)) {
+      if (*read_file(file) == script) {
+        touched.lines.push_back(file.string() + " is ours already");
+        continue;
+      }
+    } else if (there) {
+      fs::rename(file, kept, problem);
+      if (problem)
+        return fail(Code::permission_denied, "cannot rename " + file.string() + ": " + problem.message(),
+                    "run this as the user who installed AMUSE");
+    }
+    if (auto written = write_file(file, script, 0755); !written) return fail(written.error());
+    touched.lines.push_back((there ? "replaced " : "made ") + file.string() +
+                            (fs::exists(kept, problem) ? " (what was there is " + kept.filename().string() + " beside it)" : ""));
+  }
+  return touched;
+}
+
+Result<Touched> uninstall(const AmusePlace& place) {
+  Touched touched;
+  if (place.distributed.empty()) return touched;
+  for (const auto& file : places_of_the_worker(place)) {
+    std::error_code problem;
+    if (!is_ours(file)) continue;
+    const fs::path kept = file.string() + kept_suffix;
+    if (fs::exists(fs::symlink_status(kept, problem))) {
+      fs::rename(kept, file, problem);
+      if (!problem) touched.lines.push_back("put back " + file.string());
+    } else {
+      fs::remove(file, problem);
+      if (!problem) touched.lines.push_back("removed " + file.string());
+    }
+    if (problem)
+      return fail(Code::permission_denied, "cannot put back " + file.string() + ": " + problem.message(),
+                  "run this as the user who installed AMUSE");
+  }
+  return touched;
+}
+
+}  // namespace flotilla::amuse

@@ -1,0 +1,36 @@
+// A daemon of this script's own: nobody else's pilots, jobs or page, and nothing of it is left afterwards.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "flotilla/client.hpp"
+
+namespace flotilla::amuse {
+
+struct PrivateDaemonOptions {
+  std::string program;  // flotilla
+  int web_port = 0;     // 0 = any free one
+  bool debug = false;   // its files are kept
+};
+
+class PrivateDaemon {
+ public:
+  // Sets FLOTILLA_STATE_DIR and its like in this process, and starts the daemon. Throws FlotillaError.
+  explicit PrivateDaemon(const PrivateDaemonOptions& options);
+  PrivateDaemon(const PrivateDaemon&) = delete;
+  PrivateDaemon& operator=(const PrivateDaemon&) = delete;
+  ~PrivateDaemon();  // end()
+  const Daemon& daemon() const { return *daemon_; }
+  const std::filesystem::path& folder() const { return folder_; }
+  // Every job, pilot and hub, the daemon, and its files. Once.
+  void end();
+
+ private:
+  std::filesystem::path folder_;
+  bool keep_;
+  std::unique_ptr<Daemon> daemon_;
+};
+
+}  // namespace flotilla::amuse

@@ -1,0 +1,316 @@
+#include "client/amuse/service.hpp"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include "client/amuse/python_files.hpp"
+#include "client/amuse/output_follower.hpp"
+#include "client/amuse/core/home_line.hpp"
+#include "client/amuse/relay.hpp"
+#include "proto/base/socket_diag.hpp"
+
+namespace flotilla::amuse {
+namespace {
+
+constexpr int greeting_patience_ms = 10'000;  // a connection that says nothing keeps nobody waiting, and does not stay
+
+[[noreturn]] void fail_with(ErrorCode code, std::string message, std::string hint = {}) {
+  FlotillaError::Details details;
+  details.code = code;
+  details.message = std::move(message);
+  details.hint = std::move(hint);
+  throw FlotillaError(details);
+}
+
+template <class Map>
+auto& find(Map& map, int id, const char* what) {
+  const auto it = map.find(id);
+  if (it == map.end()) fail_with(ErrorCode::not_found, std::string("there is no ") + what + " " + std::to_string(id));
+  return it->second;
+}
+
+void send_reply(int to, const wire::Header& asked, bool error, std::string_view text) {
+  wire::Header header{wire::native_big_endian, error, asked.call_id, asked.function_id, asked.call_count};
+  wire::PackedStrings strings;
+  header.counts[wire::string_type] = 1;
+  strings.add(text);
+  unsigned char head[wire::header_size];
+  wire::format_header(header, head);
+  iovec parts[] = {{head, sizeof head}, {strings.lengths.data(), 4}, {strings.text.data(), strings.text.size()}};
+  wire::FdStream(to).write(parts, 3);
+}
+
+std::string last_lines(const std::optional<ExitReason>& exit) {
+  const auto tail = exit ? without_home_line(exit->stderr_tail) : std::string();
+  return tail.empty() ? "" : "\nlast lines of its stderr:\n" + tail;
+}
+
+// "worker hermite_worker on node1 was killed by signal 9 (SIGKILL)" and the last lines of its stderr.
+std::string words_of(const FlotillaError& error) {
+  return error.message() + (error.hint().empty() ? "" : "; " + error.hint()) + last_lines(error.exit());
+}
+
+std::string cause_of(const Worker& worker) {
+  const auto text = worker.explain_end();  // waits for the cause
+  const auto exit = worker.exit();
+  return exit && !exit->message.empty() ? exit->message + last_lines(exit) : text;
+}
+
+}  // namespace
+
+Service::~Service() {
+  try {
+    end_all();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+  }
+}
+
+const Daemon& Service::daemon() const {
+  if (!daemon_) fail_with(ErrorCode::failed_precondition, "the parameters are not committed yet", "call commit_parameters first");
+  return daemon_->daemon();
+}
+
+void Service::commit() {
+  if (daemon_) fail_with(ErrorCode::failed_precondition, "the parameters were committed before");
+  daemon_ = std::make_unique<PrivateDaemon>(
+      PrivateDaemonOptions{.program = program_, .web_port = parameters.web_port, .debug = parameters.debug});
+  listen();
+}
+
+int Service::web_port() const {
+  if (!daemon_) return parameters.web_port;
+  const auto url = daemon().info().web_url;  // http://127.0.0.1:PORT/...
+  const auto at = url.find(':', url.find("//") + 2);
+  return at == std::string::npos ? 0 : std::atoi(url.c_str() + at + 1);
+}
+
+// ---- resources and pilots
+
+int Service::new_resource(const ResourceRow& row) {
+  for (const auto& [id, other] : resources_)
+    if (other.name == row.name) fail_with(ErrorCode::already_exists, "there is a resource '" + row.name + "' already");
+  // Each daemon has a resource of the name 'local'; here it is the script's to describe.
+  auto resource = daemon().add_resource(make_resource_spec(row, parameters.debug), row.name == "local");
+  if (resource.info().spec.location.empty()) {
+    if (root_.empty()) root_ = row.amuse_dir;
+  } else {
+    try {
+      resource.connect();
+    } catch (...) {
+      resource.remove(true);
+      throw;
+    }
+  }
+  resources_[resource_count_] = row;
+  return resource_count_++;
+}
+
+const ResourceRow& Service::resource(int id) const { return find(resources_, id, "resource"); }
+
+void Service::delete_resource(int id) {
+  daemon().resource(find(resources_, id, "resource").name).remove(true);
+  resources_.erase(id);
+}
+
+int Service::new_pilot(const PilotRow& row) {
+  const auto pilot = daemon().start_pilot(make_pilot_spec(row, parameters.debug));
+  pilots_[pilot_count_] = row;
+  pilot_numbers_[pilot_count_] = pilot.id();
+  return pilot_count_++;
+}
+
+const PilotRow& Service::pilot(int id) const { return find(pilots_, id, "pilot"); }
+
+std::string Service::pilot_status(int id) const {
+  return amuse::pilot_status(daemon().pilot(find(pilot_numbers_, id, "pilot")).info().state);
+}
+
+void Service::delete_pilot(int id) {
+  daemon().pilot(find(pilot_numbers_, id, "pilot")).stop();
+  pilots_.erase(id);
+  pilot_numbers_.erase(id);
+}
+
+void Service::wait_for_pilots() const {
+  for (const auto& [id, number] : pilot_numbers_) daemon().pilot(number).wait();
+}
+
+// ---- workers
+
+WorkerRow Service::worker(int id) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& each : served_)
+    if (each.id == id && !each.over) return each.row;
+  fail_with(ErrorCode::not_found, "there is no worker " + std::to_string(id));
+}
+
+std::vector<int> Service::worker_ids() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<int> ids;
+  for (const auto& each : served_)
+    if (each.id > 0 && !each.over) ids.push_back(each.id);
+  return ids;
+}
+
+void Service::set_status(Served& served, const char* status) {
+  const std::lock_guard lock(mutex_);
+  served.row.status = status;
+}
+
+// ---- the worker port
+
+void Service::listen() {
+  listener_.reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ending_.reset(eventfd(0, EFD_CLOEXEC));
+  if (!listener_ || !ending_ || bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+      ::listen(listener_.get(), SOMAXCONN) != 0 || getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    throw std::system_error(errno, std::generic_category(), "cannot listen for workers' connections");
+  port_ = ntohs(address.sin_port);
+  acceptor_ = std::thread([this] { accept_all(); });
+}
+
+void Service::accept_all() {
+  for (;;) {
+    pollfd waits[2] = {{listener_.get(), POLLIN, 0}, {ending_.get(), POLLIN, 0}};
+    if (::poll(waits, 2, -1) < 0) continue;
+    if (waits[1].revents) return;
+    unique_fd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!client) {
+      if (errno == EMFILE || errno == ENFILE) ::poll(&waits[1], 1, 100);  // until something is closed
+      continue;
+    }
+    reap(false);
+    const std::lock_guard lock(mutex_);
+    auto& served = served_.emplace_back();
+    served.thread = std::thread([this, &served, fd = client.release()] { serve(served, unique_fd(fd)); });
+  }
+}
+
+// Joins the threads that are over; with `all` every one.
+void Service::reap(bool all) {
+  std::list<Served> ended;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto it = served_.begin(); it != served_.end();) {
+      const auto next = std::next(it);
+      if (all || it->over) ended.splice(ended.end(), served_, it);
+      it = next;
+    }
+  }
+  for (auto& each : ended) each.thread.join();
+}
+
+void Service::serve(Served& served, unique_fd client) {
+  try {
+    const int one = 1;
+    setsockopt(client.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (const auto peer = peer_end(client.get()); !peer || (peer->uid != getuid() && peer->uid != 0))
+      throw MessageError("this port serves user " + std::to_string(getuid()) + " alone");
+    timeval patience{greeting_patience_ms / 1000, 0};
+    setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    std::string greeting(worker_greeting.size(), '\0');
+    for (std::size_t have = 0; have < greeting.size();) {
+      const ssize_t count = ::recv(client.get(), greeting.data() + have, greeting.size() - have, 0);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) throw ChannelClosed("nothing was asked for");
+      have += static_cast<std::size_t>(count);
+    }
+    const auto is = [&](std::string_view word) { return strncasecmp(greeting.data(), word.data(), word.size()) == 0; };
+    timeval none{};
+    if (is(output_greeting)) {
+      setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
+      const int fd = client.get();
+      const auto name = outputs_.add(std::move(client));
+      send_reply(fd, wire::Header{.call_count = 0}, false, name);
+    } else if (is(worker_greeting)) {
+      setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
+      serve_worker(served, std::move(client));
+    } else {
+      send_reply(client.get(), wire::Header{.function_id = start_worker_id}, true,
+                 "this port takes TYPE_WORKER or TYPE_OUTPUT, not '" + greeting + "'");
+    }
+  } catch (const ChannelClosed&) {
+    // The script has gone.
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "worker port: %s\n", error.what());
+  }
+  const std::lock_guard lock(mutex_);
+  served.over = true;
+}
+
+void Service::serve_worker(Served& served, unique_fd client) {
+  wire::FdStream stream(client.get());
+  wire::Message message;
+  if (!wire::receive(stream, message, 1u << 20)) return;
+  std::unique_ptr<Worker> worker;
+  std::unique_ptr<OutputFollower> follower;
+  WorkerRequest request;
+  try {
+    request = parse_worker_request(message);
+    {
+      const std::lock_guard lock(mutex_);
+      served.id = ++worker_count_;
+      served.row = {.executable = request.executable,
+                    .label = request.label,
+                    .status = "PENDING",
+                    .processes = static_cast<int>(request.processes),
+                    .threads = static_cast<int>(request.threads)};
+    }
+    const WorkerLimits limits{std::chrono::seconds(parameters.worker_queue_s), std::chrono::seconds(parameters.worker_startup_s),
+                              parameters.debug};
+    const auto sources = request.dynamic_python ? python_files(request.folder, request.name()) : std::vector<std::string>{};
+    worker = std::make_unique<Worker>(daemon().start_worker(make_worker_spec(request, root_, sources, limits)));
+    follower = std::make_unique<OutputFollower>(worker->job(), outputs_.open(request.stdout_target), outputs_.open(request.stderr_target));
+  } catch (const FlotillaError& error) {
+    set_status(served, "FAILED");
+    send_reply(client.get(), message.header, true, "Amuse error: " + words_of(error));
+    return;
+  } catch (const MessageError& error) {
+    send_reply(client.get(), message.header, true, std::string("Amuse error: ") + error.what());
+    return;
+  }
+  set_status(served, "RUNNING");
+  send_reply(client.get(), message.header, false, follower->home());
+  Relay relay(client.get(), worker->fd(), ending_.get(), worker->counters());
+  if (relay.run() == RelayEnd::worker_left) {
+    set_status(served, "FAILED");
+    relay.answer_for_the_dead(cause_of(*worker));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    served.id = 0;  // it is a worker no more
+  }
+  worker->close();
+}
+
+void Service::end_all() {
+  if (!daemon_) return;
+  const std::uint64_t one = 1;
+  if (ending_ && ::write(ending_.get(), &one, sizeof one) < 0) std::perror("cannot end the worker port");
+  if (acceptor_.joinable()) acceptor_.join();
+  daemon_->end();  // whoever waits for a worker is told
+  reap(true);
+  daemon_.reset();
+  resources_.clear();
+  pilots_.clear();
+  pilot_numbers_.clear();
+  port_ = -1;
+}
+
+}  // namespace flotilla::amuse

@@ -1,0 +1,98 @@
+// What a script's control connection asks for, done: resources, pilots, and the port at which its workers are asked for.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "client/amuse/core/names.hpp"
+#include "client/amuse/core/worker_request.hpp"
+#include "client/amuse/outputs.hpp"
+#include "client/amuse/private_daemon.hpp"
+#include "flotilla/client.hpp"
+#include "proto/base/unique_fd.hpp"
+
+namespace flotilla::amuse {
+
+// Fixed by commit().
+struct Parameters {
+  bool debug = false;
+  bool start_hubs = true;  // there is always one where it is needed
+  int web_port = 0;
+  int worker_startup_s = 60;
+  int worker_queue_s = 60;
+};
+
+struct WorkerRow {
+  std::string executable, label, status;
+  int processes = 1, threads = 0;
+};
+
+// All methods but those of the worker port's threads are called by the thread of the control connection. What goes wrong is a
+// std::exception with a sentence.
+class Service {
+ public:
+  explicit Service(std::string program) : program_(std::move(program)) {}
+  Service(const Service&) = delete;
+  Service& operator=(const Service&) = delete;
+  ~Service();
+
+  Parameters parameters;
+  bool committed() const { return daemon_ != nullptr; }
+  void commit();                             // starts the daemon and the worker port
+  int worker_port() const { return port_; }  // -1 before commit()
+  int web_port() const;
+
+  int new_resource(const ResourceRow& row);
+  const ResourceRow& resource(int id) const;
+  void delete_resource(int id);
+  int new_pilot(const PilotRow& row);
+  const PilotRow& pilot(int id) const;
+  std::string pilot_status(int id) const;
+  void delete_pilot(int id);
+  void wait_for_pilots() const;
+
+  WorkerRow worker(int id) const;
+  std::vector<int> worker_ids() const;
+
+  void end_all();
+
+ private:
+  struct Served {  // a worker's connection, from its acceptance to its end
+    int id = 0;    // 0 = no worker has been asked for
+    WorkerRow row;
+    std::thread thread;
+    bool over = false;
+  };
+
+  const Daemon& daemon() const;
+  void listen();
+  void accept_all();
+  void serve(Served& served, unique_fd client);
+  void serve_worker(Served& served, unique_fd client);
+  void set_status(Served& served, const char* status);
+  void reap(bool all);
+
+  std::string program_, root_;
+  std::unique_ptr<PrivateDaemon> daemon_;
+  std::map<int, ResourceRow> resources_;
+  std::map<int, PilotRow> pilots_;
+  std::map<int, std::uint64_t> pilot_numbers_;
+  int resource_count_ = 0, pilot_count_ = 0;
+
+  int port_ = -1;
+  unique_fd listener_, ending_;  // `ending_` is readable when all connections are to end
+  std::thread acceptor_;
+  mutable std::mutex mutex_;  // what follows
+  std::list<Served> served_;
+  int worker_count_ = 0;
+  Outputs outputs_;
+};
+
+}  // namespace flotilla::amuse

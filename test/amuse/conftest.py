@@ -1,0 +1,104 @@
+"""Flotilla is put into the AMUSE of this Python for the time of the tests."""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("FLOTILLA_BUILD_DIR") or ROOT / "build/release")
+PROGRAM = BUILD / "bin/flotilla"
+SCRIPT_S = 120  # the longest script here
+
+# As a user has who runs MPI as root on two processors; AMUSE's own channel needs the same.
+MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+
+
+def pytest_report_header():
+    return f"flotilla: {PROGRAM}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed():
+    pytest.importorskip("amuse.community.distributed", reason="AMUSE is not installed: scripts/setup amuse")
+    done = subprocess.run([PROGRAM, "amuse", "install", "--python", sys.executable], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    yield
+    subprocess.run([PROGRAM, "amuse", "uninstall", "--python", sys.executable], check=True, capture_output=True, timeout=60)
+
+
+def processes_with(mark):
+    found = {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (entry / "environ").read_bytes() and (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            pass  # ended
+    return found
+
+
+class User:
+    """A home of their own, and scripts run in a folder of their own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.state = folder / "state"
+        self.environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ} | MPI | {
+            "HOME": str(folder), "FLOTILLA_STATE_DIR": str(self.state), "PYTHONUNBUFFERED": "1"}
+        self.started = []
+
+    def start(self, text, **more):
+        script = self.folder / f"script{len(self.started)}.py"
+        script.write_text(text)
+        process = subprocess.Popen([sys.executable, script], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+        self.started.append(process)
+        return process
+
+    def run(self, text, code=0):
+        process = self.start(text)
+        try:
+            out, err = process.communicate(timeout=SCRIPT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            pytest.fail(f"the script did not end\n{out}\n{err}")
+        assert process.returncode == code, f"{out}\n{err}"
+        return out, err
+
+    def left(self):
+        return processes_with(f"FLOTILLA_STATE_DIR={self.state}")
+
+    def wait_nothing_left(self, within=20):
+        end = time.monotonic() + within
+        while self.left() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert self.left() == {}
+        assert not self.state.exists() or list(self.state.iterdir()) == []
+
+
+@pytest.fixture
+def user():
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="flotilla-amuse-"))
+    made = User(folder)
+    try:
+        yield made
+        made.wait_nothing_left()
+    finally:
+        for process in made.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            for stream in (process.stdout, process.stderr):
+                stream.close()
+        for pid in made.left():
+            try:
+                os.kill(pid, 9)
+            except OSError:
+                pass
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,55 @@
+"""For pytest -p: AMUSE's own tests, every code of theirs started over the distributed channel, whatever channel they ask for.
+
+What upstream's files need for that, and is done here:
+- `test_c_distributed_implementation` and the distributed part of `test_async` end their distributed instance in `tearDown`, after their first
+  test; what comes later falls back to MPI. Here one instance lives for all tests.
+- Tests of the sockets channel name it in each call; the channel is chosen here for all.
+How many workers which channel has started is printed at the end: a test that uses another one tests nothing of ours.
+"""
+import collections
+
+import pytest
+
+started = collections.Counter()
+
+
+def _count(channel):
+    start = channel.start
+
+    def counted(self):
+        start(self)
+        started[channel.__name__] += 1
+
+    channel.start = counted
+
+
+@pytest.fixture(scope="session", autouse=True)
+def distributed():
+    from amuse.community.distributed.interface import DistributedAmuse, DistributedAmuseInterface, Pilot
+    from amuse.rfi import channel, core
+    from amuse.units import units
+
+    instance = DistributedAmuse(redirection="none")
+    pilot = Pilot(resource_name="local", node_count=1, time=2 | units.hour, slots_per_node=40, label="local")
+    instance.pilots.add_pilot(pilot)
+    instance.wait_for_pilots()
+    instance.use_for_distributed_workers()
+    for each in (channel.DistributedChannel, channel.SocketChannel, channel.MpiChannel):
+        _count(each)
+    core.CodeInterface.channel_factory = property(
+        lambda self: channel.SocketChannel if isinstance(self, DistributedAmuseInterface) else channel.DistributedChannel)
+    yield
+    instance.stop()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        made = getattr(item, "cls", None)
+        if made is not None and "Distributed" in made.__name__ and "tearDown" in vars(made):
+            del made.tearDown
+            parent = made.__mro__[1]
+            made.setup_class = classmethod(lambda cls, parent=parent: parent.setup_class.__func__(cls))
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line("started: " + ", ".join(f"{name} {count}" for name, count in sorted(started.items())))
