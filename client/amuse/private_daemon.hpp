@@ -6,6 +6,7 @@
 #include <string>
 
 #include "flotilla/client.hpp"
+#include "proto/base/unique_fd.hpp"
 
 namespace flotilla::amuse {
 
@@ -31,6 +32,10 @@ class PrivateDaemon {
   std::filesystem::path folder_;
   bool keep_;
   std::unique_ptr<Daemon> daemon_;
+  unique_fd guard_;  // a guard waits at the other end: without a last word it does what end() does
 };
+
+// The guard's program: waits on its stdin, and ends the daemon of `folder` when the script's process has died without a word.
+int run_guard(const std::filesystem::path& folder);
 
 }  // namespace flotilla::amuse

@@ -25,6 +25,8 @@ namespace {
 
 constexpr int greeting_patience_ms = 10'000;  // a connection that says nothing keeps nobody waiting, and does not stay
 
+constexpr auto own_end_limit = std::chrono::seconds(5);  // for a worker that was stopped, to end by itself
+
 [[noreturn]] void fail_with(ErrorCode code, std::string message, std::string hint = {}) {
   FlotillaError::Details details;
   details.code = code;
@@ -288,7 +290,8 @@ void Service::serve_worker(Served& served, unique_fd client) {
   set_status(served, "RUNNING");
   send_reply(client.get(), message.header, false, follower->home());
   Relay relay(client.get(), worker->fd(), ending_.get(), worker->counters());
-  if (relay.run() == RelayEnd::worker_left) {
+  const auto end = relay.run();
+  if (end == RelayEnd::worker_left) {
     set_status(served, "FAILED");
     relay.answer_for_the_dead(cause_of(*worker));
   }
@@ -296,6 +299,7 @@ void Service::serve_worker(Served& served, unique_fd client) {
     const std::lock_guard lock(mutex_);
     served.id = 0;  // it is a worker no more
   }
+  if (end == RelayEnd::stopped) worker->exit(own_end_limit);
   worker->close();
 }
 

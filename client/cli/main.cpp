@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "client/amuse/control.hpp"
+#include "client/amuse/private_daemon.hpp"
 #include "proto/base/programs.hpp"
 
 int main(int argc, char** argv) {
@@ -17,6 +18,7 @@ int main(int argc, char** argv) {
   // As AMUSE starts a worker: with a port, a host and a flag.
   if (argc == 6 && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "serve") == 0)
     return flotilla::amuse::run_control(argc - 2, argv + 2, "/proc/self/exe");
+  if (argc == 4 && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "guard") == 0) return flotilla::amuse::run_guard(argv[3]);
   const int code = flotilla::cli_main(argc, argv);
   std::fflush(nullptr);
 #ifdef __SANITIZE_ADDRESS__

@@ -55,8 +55,9 @@ class User:
     def start(self, text, **more):
         script = self.folder / f"script{len(self.started)}.py"
         script.write_text(text)
-        process = subprocess.Popen([sys.executable, script], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+        more.setdefault("stdin", subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, script], cwd=self.folder, env=self.environment, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True, **more)
         self.started.append(process)
         return process
 

@@ -3,6 +3,7 @@
 What upstream's files need for that, and is done here:
 - `test_c_distributed_implementation` and the distributed part of `test_async` end their distributed instance in `tearDown`, after their first
   test; what comes later falls back to MPI. Here one instance lives for all tests.
+- AMUSE's distributed channel drops the units of calls and the interpreter of Python codes; that of flotilla.amuse does not.
 - Tests of the sockets channel name it in each call; the channel is chosen here for all.
 How many workers which channel has started is printed at the end: a test that uses another one tests nothing of ours.
 """
@@ -25,30 +26,34 @@ def _count(channel):
 
 @pytest.fixture(scope="session", autouse=True)
 def distributed():
-    from amuse.community.distributed.interface import DistributedAmuse, DistributedAmuseInterface, Pilot
     from amuse.rfi import channel, core
     from amuse.units import units
+    from flotilla.amuse import DistributedAmuse, DistributedAmuseInterface, DistributedChannel, Pilot
 
     instance = DistributedAmuse(redirection="none")
     pilot = Pilot(resource_name="local", node_count=1, time=2 | units.hour, slots_per_node=40, label="local")
     instance.pilots.add_pilot(pilot)
     instance.wait_for_pilots()
     instance.use_for_distributed_workers()
-    for each in (channel.DistributedChannel, channel.SocketChannel, channel.MpiChannel):
+    for each in (DistributedChannel, channel.SocketChannel, channel.MpiChannel):
         _count(each)
     core.CodeInterface.channel_factory = property(
-        lambda self: channel.SocketChannel if isinstance(self, DistributedAmuseInterface) else channel.DistributedChannel)
+        lambda self: channel.SocketChannel if isinstance(self, DistributedAmuseInterface) else DistributedChannel)
     yield
     instance.stop()
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        made = getattr(item, "cls", None)
-        if made is not None and "Distributed" in made.__name__ and "tearDown" in vars(made):
-            del made.tearDown
-            parent = made.__mro__[1]
-            made.setup_class = classmethod(lambda cls, parent=parent: parent.setup_class.__func__(cls))
+def _mend(made):
+    parent = made.__mro__[1]
+    made.setup_class = classmethod(lambda cls: parent.setup_class.__func__(cls))
+    del made.tearDown
+
+
+def pytest_configure():
+    from amuse.test.suite.compile_tests import test_async, test_c_distributed_implementation
+
+    _mend(test_async.TestASyncDistributed)
+    _mend(test_c_distributed_implementation.TestCDistributedImplementationInterface)
 
 
 def pytest_terminal_summary(terminalreporter):

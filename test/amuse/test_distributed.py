@@ -176,6 +176,33 @@ time.sleep(1000)
     user.wait_nothing_left(15)
 
 
+@pytest.mark.parametrize("victims", ["serve", "daemon", "serve|daemon"])
+def test_what_is_killed_beside_the_script_leaves_nothing(user, victims):
+    process = user.start(script("""
+code = Hermite()
+code.particles.add_particles(new_plummer_model(10))
+print("ready", flush=True)
+sys.stdin.read()
+before = time.time()
+print("call", said(lambda: [code.evolve_model((10 + i) | nbody_system.time) for i in range({count})]) is not None)
+print("took", time.time() - before, flush=True)
+os._exit(0)
+""").replace("{count}", "10000" if "serve" in victims else "2"), stdin=subprocess.PIPE)
+    for line in process.stdout:
+        if line.startswith("ready"):
+            break
+    wanted = {"serve": " amuse serve ", "daemon": "flotilla daemon run"}
+    killed = [pid for pid, words in user.left().items() if any(wanted[each] in words for each in victims.split("|")) and "mpiexec" not in words]
+    assert len(killed) == len(victims.split("|"))
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    out, _ = process.communicate("go", timeout=60)
+    # The worker's channel is the worker's own socket: it does not need the daemon.
+    assert lines(out, "call") == [str("serve" in victims)]
+    assert float(lines(out, "took")[0]) < 5
+    user.wait_nothing_left(30)
+
+
 def test_a_connection_that_says_nothing_delays_nobody(user):
     out, _ = user.run(script("""
 import socket

@@ -20,7 +20,10 @@ WorkerRequest parse_worker_request(const wire::Message& message) {
   request.stdout_target = message.strings[1];
   request.stderr_target = message.strings[2];
   request.label = message.strings[3];
-  request.folder = message.strings[4];
+  // flotilla.amuse has the interpreter behind a NUL there.
+  const auto folder = message.strings[4];
+  request.folder = folder.substr(0, folder.find('\0'));
+  if (const auto nul = folder.find('\0'); nul != std::string_view::npos) request.interpreter = folder.substr(nul + 1);
   const auto number = [&](std::size_t i, const char* what, std::int32_t least) {
     if (message.int32s[i] < least || message.int32s[i] > 1'000'000)
       throw MessageError(std::string(what) + " is " + std::to_string(message.int32s[i]) + "; it must be " + std::to_string(least) +
@@ -40,7 +43,8 @@ WorkerSpec make_worker_spec(const WorkerRequest& request, const std::string& roo
   spec.name = request.name();
   spec.executable = "start-code";
   spec.files.push_back({.path = {}, .name = spec.executable, .content = worker_script, .mode = 0700});
-  spec.args = {request.dynamic_python ? "folder" : "amuse", request.dynamic_python ? request.name() : request.executable};
+  spec.args = {request.dynamic_python ? "folder" : "amuse", request.dynamic_python ? request.name() : request.executable,
+               request.interpreter};
   spec.label = request.label;
   spec.processes = request.processes;
   spec.threads = request.threads > 0 ? request.threads : 1;

@@ -18,6 +18,7 @@ struct WorkerRequest {
   std::string stdout_target, stderr_target;  // a path here, "/dev/null", or the name of an output connection
   std::string label;                         // empty = any pilot
   std::string folder;                        // of the worker, here
+  std::string interpreter;                   // of a Python code; empty = the one that is found where it runs
   unsigned processes = 1;
   unsigned threads = 0;  // 0 = leave alone
   bool dynamic_python = false;

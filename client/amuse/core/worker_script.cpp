@@ -2,12 +2,12 @@
 
 namespace flotilla::amuse {
 
-// Arguments: how the code is found ("amuse" = a path below AMUSE's root directory, "folder" = a file of this job), the code,
-// the program's own port, host and flag. Variables: FLOTILLA_AMUSE_DIR, from the resource; FLOTILLA_AMUSE_HERE, the root on the
+// Arguments: how the code is found ("amuse" = a path below AMUSE's root directory, "folder" = a file of this job), the code, the
+// Python that runs it or nothing, the program's own port, host and flag. Variables: FLOTILLA_AMUSE_DIR, from the resource; FLOTILLA_AMUSE_HERE, the root on the
 // script's machine, tried last (a shared file system).
 const char worker_script[] = R"sh(#!/bin/sh
-how=$1 code=$2
-shift 2
+how=$1 code=$2 interpreter=$3
+shift 3
 has() { [ -d "$1/community" ] || [ -d "$1/amuse/community" ] || [ -d "$1/src/amuse/community" ]; }
 python=
 for each in python3 python; do
@@ -65,6 +65,7 @@ if [ "$how" = folder ] || [ ! -x "$path" ]; then
   # Its first line names the Python of the machine that it was made on.
   case $(head -c 2 "$path" 2> /dev/null) in '#!') run=${python:-python3} ;; esac
 fi
+if [ -n "$interpreter" ]; then run=$interpreter; fi
 # One process needs no mpiexec, which takes two seconds to notice a death: MPI starts in it by itself. 'true' is for codes that
 # were linked with MPI, which do not run without having started it.
 if [ "${FLOTILLA_AMUSE_PROCESSES:-1}" = 1 ] && [ -z "$run" ] && ldd "$path" 2> /dev/null | grep -q 'libmpi'; then

@@ -58,7 +58,7 @@ TEST_CASE("what a script asks a worker's port for") {
   CHECK(spec.private_folder);
   CHECK(spec.queue_timeout == std::chrono::seconds(7));
   CHECK(spec.start_timeout == std::chrono::seconds(9));
-  CHECK(spec.args == std::vector<std::string>{"amuse", "community/hermite/hermite_worker"});
+  CHECK(spec.args == std::vector<std::string>{"amuse", "community/hermite/hermite_worker", ""});
 }
 
 TEST_CASE("dynamic Python code is sent with its files, and runs from its folder") {
@@ -66,8 +66,10 @@ TEST_CASE("dynamic Python code is sent with its files, and runs from its folder"
   made.ints = {1, 0};
   made.bools = {true};
   made.strings[0] = "../../../home/me/code_worker.py";
+  made.strings[4] = std::string("/home/me\0/opt/python", 20);
+  CHECK(parse(made).folder == "/home/me");
   const auto spec = make_worker_spec(parse(made), "/amuse", {"/home/me/code_worker.py", "/home/me/other.py"}, {});
-  CHECK(spec.args == std::vector<std::string>{"folder", "code_worker.py"});
+  CHECK(spec.args == std::vector<std::string>{"folder", "code_worker.py", "/opt/python"});
   CHECK(spec.files.size() == 3);
   CHECK_FALSE(spec.mpi);
   CHECK(spec.env.count("OMP_NUM_THREADS") == 0);
