@@ -40,6 +40,15 @@ unique_fd start_guard(std::string program, std::string folder) {
   return near;
 }
 
+// Every job, pilot and hub, and the daemon. One that has died is started for it: its pilots would stay.
+void end_daemon(const std::string& program) {
+  DaemonOptions how;
+  how.program = program;
+  how.on_waiting = [](const WaitNotice&) {};
+  how.prompts = [](const Prompt&) { return std::nullopt; };
+  Daemon(how).shutdown(true);
+}
+
 void remove_all_of(const fs::path& folder) {
   std::error_code ignored;
   fs::remove_all(runtime_dir(), ignored);
@@ -48,7 +57,7 @@ void remove_all_of(const fs::path& folder) {
 
 }  // namespace
 
-PrivateDaemon::PrivateDaemon(const PrivateDaemonOptions& options) : keep_(options.debug) {
+PrivateDaemon::PrivateDaemon(const PrivateDaemonOptions& options) : program_(options.program), keep_(options.debug) {
   const auto name = "amuse-" + std::to_string(getpid()) + "-" + random_hex(3);
   folder_ = state_dir() / name;
   const auto failed = [](const Error& error) {
@@ -78,7 +87,7 @@ PrivateDaemon::~PrivateDaemon() { end(); }
 void PrivateDaemon::end() {
   if (!daemon_) return;
   try {
-    daemon_->shutdown(true);
+    end_daemon(program_);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "the daemon of this script could not be ended: %s\n", error.what());
   }
@@ -95,11 +104,7 @@ int run_guard(const fs::path& folder) {
   while ((count = ::read(0, &word, 1)) < 0 && errno == EINTR) {}
   if (count > 0) return 0;
   try {
-    DaemonOptions how;
-    how.program = "/proc/self/exe";  // a daemon that died too is started, so that its pilots end
-    how.on_waiting = [](const WaitNotice&) {};
-    how.prompts = [](const Prompt&) { return std::nullopt; };
-    Daemon(how).shutdown(true);
+    end_daemon("/proc/self/exe");
   } catch (const std::exception&) {
     return 1;  // its files tell what happened
   }

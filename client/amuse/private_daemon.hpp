@@ -29,6 +29,7 @@ class PrivateDaemon {
   void end();
 
  private:
+  std::string program_;
   std::filesystem::path folder_;
   bool keep_;
   std::unique_ptr<Daemon> daemon_;
