@@ -46,7 +46,14 @@ void end_daemon(const std::string& program) {
   how.program = program;
   how.on_waiting = [](const WaitNotice&) {};
   how.prompts = [](const Prompt&) { return std::nullopt; };
-  Daemon(how).shutdown(true);
+  for (int rest = 2;; --rest) {  // it may be dying as we ask
+    try {
+      Daemon(how).shutdown(true);
+      return;
+    } catch (const FlotillaError&) {
+      if (rest == 0) throw;
+    }
+  }
 }
 
 void remove_all_of(const fs::path& folder) {
