@@ -125,13 +125,21 @@ void add_daemon_commands(Context& context, CLI::App* root) {
                "last lines that it wrote are shown.",
                {{"Start it", "flotilla daemon start"}}},
               []() -> Result<int> {
-                const auto started = start_daemon();
-                if (!started) return fail(started.error());
-                note(*started ? "The daemon is running." : "The daemon was running already.");
-                // Also says when it is of another build.
-                const auto client = DaemonClient::connect(StartDaemon::no);
-                if (!client) return fail(client.error());
-                return exit_code::ok;
+                constexpr DaemonClient::Limit answer_limit{10'000};
+                for (int rest = 2;; --rest) {
+                  const auto started = start_daemon();
+                  if (!started) return fail(started.error());
+                  // Also says when it is of another build.
+                  const auto client = DaemonClient::connect(StartDaemon::no);
+                  const auto info = client ? (*client)->get_info(answer_limit) : fail(client.error());
+                  if (info) {
+                    note(*started ? "The daemon is running." : "The daemon was running already.");
+                    return exit_code::ok;
+                  }
+                  // One that is dying takes connections for a moment.
+                  const bool dies = info.error().code == Code::unavailable || info.error().code == Code::not_found;
+                  if (!dies || rest == 0) return fail(info.error());
+                }
               });
 
   struct StopOptions {

@@ -214,6 +214,7 @@ class Session {
     if (options_.pass_stdin && isatty(STDIN_FILENO))
       guard_.emplace(STDIN_FILENO, options_.raw_terminal ? TerminalGuard::Mode::raw : TerminalGuard::Mode::line_detach);
     stdin_open_ = options_.pass_stdin;
+    if (open_.has_submit()) kept_.begins_at(0);  // also if the daemon dies before it has said so
   }
 
   Result<SessionResult> run() {

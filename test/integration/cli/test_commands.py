@@ -613,6 +613,14 @@ def test_run_goes_on_when_the_daemon_is(own_cli, how):
     assert out.decode().split("\n") == [f"line {i}" for i in range(2, 401)] + [""]
 
 
+def give(process, data):
+    """All of it, and the end: a pipe without a buffer may take less than it is given at once."""
+    left = memoryview(data)
+    while left:
+        left = left[process.stdin.write(left):]
+    process.stdin.close()
+
+
 def test_input_of_a_job_that_waits_outlives_the_daemon(own_cli):
     """It was with the daemon alone: the next one gets it from the client."""
     own_cli.run("pilot", "start", "local", "--slots", "1", "--label", "narrow")
@@ -620,8 +628,7 @@ def test_input_of_a_job_that_waits_outlives_the_daemon(own_cli):
     assert blocker.stdout.readline() == b"ready\n"
     data = bytes(range(256)) * 400
     fed = own_cli.start("run", "--on", "narrow", "--", "sha256sum", stdin=subprocess.PIPE)
-    fed.stdin.write(data)
-    fed.stdin.close()
+    give(fed, data)
     fed.stdin = None
     until(lambda: any(job["spec"]["command"]["argv"] == ["sha256sum"] for job in own_cli.json("job", "list")), "it waits")
     os.kill(own_cli.daemon_pid(), signal.SIGKILL)
@@ -637,7 +644,7 @@ def test_input_under_way_outlives_the_daemon(own_cli):
     data = bytes(range(256)) * (20 * 4096)  # 20 MiB
     fed = own_cli.start("run", "--", "sh", "-c", "echo ready; while [ ! -e go ]; do sleep 0.02; done; exec sha256sum", stdin=subprocess.PIPE)
     assert fed.stdout.readline() == b"ready\n"
-    writer = threading.Thread(target=lambda: (fed.stdin.write(data), fed.stdin.close()))
+    writer = threading.Thread(target=give, args=(fed, data))
     writer.start()
     for _ in range(2):
         os.kill(own_cli.daemon_pid(), signal.SIGKILL)
