@@ -1,6 +1,7 @@
 #include "client/amuse/outputs.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,15 +14,23 @@
 namespace flotilla::amuse {
 namespace {
 
+constexpr int reader_patience_ms = 3'000;
+
 class Connection final : public Output {
  public:
   explicit Connection(unique_fd fd) : fd_(std::move(fd)) {}
   void write(std::string_view bytes) override {
     const std::lock_guard lock(mutex_);
     while (fd_ && !bytes.empty()) {
-      const ssize_t count = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (count >= 0) bytes.remove_prefix(static_cast<std::size_t>(count));
-      else if (errno != EINTR) fd_.reset();  // the script has ended
+      const ssize_t count = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (count >= 0) {
+        bytes.remove_prefix(static_cast<std::size_t>(count));
+        continue;
+      }
+      if (errno == EINTR) continue;
+      pollfd room{fd_.get(), POLLOUT, 0};
+      // The script has ended, or reads no more, as AMUSE's own reader after its first byte: nobody else waits for it.
+      if ((errno != EAGAIN && errno != EWOULDBLOCK) || ::poll(&room, 1, reader_patience_ms) <= 0) fd_.reset();
     }
   }
 

@@ -219,6 +219,10 @@ void Service::reap(bool all) {
 }
 
 void Service::serve(Served& served, unique_fd client) {
+  {
+    const std::lock_guard lock(mutex_);
+    served.fd = client.get();
+  }
   try {
     const int one = 1;
     setsockopt(client.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -238,11 +242,15 @@ void Service::serve(Served& served, unique_fd client) {
     if (is(output_greeting)) {
       setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
       const int fd = client.get();
+      {
+        const std::lock_guard lock(mutex_);
+        served.fd = -1;
+      }
       const auto name = outputs_.add(std::move(client));
       send_reply(fd, wire::Header{.call_count = 0}, false, name);
     } else if (is(worker_greeting)) {
       setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
-      serve_worker(served, std::move(client));
+      serve_worker(served, client);
     } else {
       send_reply(client.get(), wire::Header{.function_id = start_worker_id}, true,
                  "this port takes TYPE_WORKER or TYPE_OUTPUT, not '" + greeting + "'");
@@ -253,15 +261,16 @@ void Service::serve(Served& served, unique_fd client) {
     std::fprintf(stderr, "worker port: %s\n", error.what());
   }
   const std::lock_guard lock(mutex_);
+  served.fd = -1;
   served.over = true;
 }
 
-void Service::serve_worker(Served& served, unique_fd client) {
+void Service::serve_worker(Served& served, const unique_fd& client) {
   wire::FdStream stream(client.get());
   wire::Message message;
   if (!wire::receive(stream, message, 1u << 20)) return;
+  std::unique_ptr<OutputFollower> follower;  // waits for its job's end: the worker goes first
   std::unique_ptr<Worker> worker;
-  std::unique_ptr<OutputFollower> follower;
   WorkerRequest request;
   try {
     request = parse_worker_request(message);
@@ -290,7 +299,12 @@ void Service::serve_worker(Served& served, unique_fd client) {
   set_status(served, "RUNNING");
   send_reply(client.get(), message.header, false, follower->home());
   Relay relay(client.get(), worker->fd(), ending_.get(), worker->counters());
-  const auto end = relay.run();
+  RelayEnd end = RelayEnd::told;
+  try {
+    end = relay.run();
+  } catch (const MessageError& error) {
+    std::fprintf(stderr, "worker %s: %s\n", request.name().c_str(), error.what());
+  }
   if (end == RelayEnd::worker_left) {
     set_status(served, "FAILED");
     relay.answer_for_the_dead(cause_of(*worker));
@@ -308,6 +322,11 @@ void Service::end_all() {
   const std::uint64_t one = 1;
   if (ending_ && ::write(ending_.get(), &one, sizeof one) < 0) std::perror("cannot end the worker port");
   if (acceptor_.joinable()) acceptor_.join();
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& each : served_)
+      if (each.fd >= 0) ::shutdown(each.fd, SHUT_RD);  // whoever says nothing is not waited for
+  }
   daemon_->end();  // whoever waits for a worker is told
   reap(true);
   daemon_.reset();

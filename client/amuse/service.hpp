@@ -68,6 +68,7 @@ class Service {
     int id = 0;    // 0 = no worker has been asked for
     WorkerRow row;
     std::thread thread;
+    int fd = -1;  // while it is this connection's to close
     bool over = false;
   };
 
@@ -75,7 +76,7 @@ class Service {
   void listen();
   void accept_all();
   void serve(Served& served, unique_fd client);
-  void serve_worker(Served& served, unique_fd client);
+  void serve_worker(Served& served, const unique_fd& client);
   void set_status(Served& served, const char* status);
   void reap(bool all);
 

@@ -1,4 +1,5 @@
 // The program `flotilla`: the command line, and the daemon.
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <unistd.h>
@@ -16,8 +17,10 @@ int main(int argc, char** argv) {
   }
 #endif
   // As AMUSE starts a worker: with a port, a host and a flag.
-  if (argc == 6 && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "serve") == 0)
+  if (argc == 6 && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "serve") == 0) {
+    std::signal(SIGPIPE, SIG_IGN);  // whoever reads its words may go before it has cleared away
     return flotilla::amuse::run_control(argc - 2, argv + 2, "/proc/self/exe");
+  }
   if (argc == 4 && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "guard") == 0) return flotilla::amuse::run_guard(argv[3]);
   const int code = flotilla::cli_main(argc, argv);
   std::fflush(nullptr);

@@ -73,7 +73,8 @@ class User:
         return out, err
 
     def left(self):
-        return processes_with(f"FLOTILLA_STATE_DIR={self.state}")
+        # The home, which codes keep too: of Flotilla's own variables jobs see none.
+        return processes_with(f"HOME={self.folder}\0")
 
     def wait_nothing_left(self, within=20):
         end = time.monotonic() + within

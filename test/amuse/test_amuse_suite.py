@@ -31,12 +31,13 @@ def test_amuses_own_tests_pass_over_our_channel(name, user):
     wanted = f"({tests})" + "".join(f" and not {each}" for each in left_out)
     report = user.folder / "report.xml"
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "over_flotilla", "--timeout", "120", "--tb=line", "-rf",
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "over_flotilla", "--timeout", "120", "--tb=line", "-rfE",
          "--junitxml", report, "--pyargs", f"amuse.test.suite.compile_tests.{name}", "-k", wanted],
         cwd=user.folder, env=user.environment | {"PYTHONPATH": str(HERE), "PATH": os.environ["PATH"]}, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, timeout=280)
     failed = re.findall(r"^FAILED .*::(\w+)", ran.stdout, re.M)
     assert sorted(failed) == sorted(failing), ran.stdout + ran.stderr
+    assert not re.findall(r"^ERROR .*", ran.stdout, re.M), ran.stdout
     passed = int(re.search(r"(\d+) passed", ran.stdout)[1])
     started = dict(re.findall(r"(\w+Channel) (\d+)", ran.stdout))
     assert passed >= 20 and int(started["DistributedChannel"]) >= workers, ran.stdout

@@ -78,14 +78,15 @@ def energies(code):
     (code.dm_particles if hasattr(code, "dm_particles") else code.particles).add_particles(stars)
     code.evolve_model(0.05 | nbody_system.time)
     both = code.kinetic_energy.number, code.potential_energy.number
+    print("workers", len(instance.workers))
     code.stop()
     return both
 here = energies({made})
-print("channel", len(instance.workers))
 sockets = energies({made[:-1]}{"" if made.endswith("()") else ", "}channel_type="sockets"))
 print("same", here == sockets, here, sockets)
 """))
     assert lines(out, "same")[0].startswith("True"), out
+    assert lines(out, "workers") == ["1", "0"]    # the first was ours, the second was not
 
 
 def test_stars_evolve_in_fortran(user):
@@ -225,7 +226,8 @@ from concurrent.futures import ThreadPoolExecutor
 with ThreadPoolExecutor(20) as pool:
     codes = list(pool.map(lambda _: BHTree(), range(20)))
 print("workers", len(instance.workers))
-print("calls", sum(code.get_number_of_particles()["number_of_particles"] if isinstance(code.get_number_of_particles(), dict) else 0 for code in codes))
+print("calls", [code.get_number_of_particles() for code in codes] == [0] * 20)
 for code in codes: code.stop()
 """, slots=20))
     assert lines(out, "workers") == ["20"]
+    assert lines(out, "calls") == ["True"]

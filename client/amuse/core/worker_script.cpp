@@ -8,7 +8,13 @@ namespace flotilla::amuse {
 const char worker_script[] = R"sh(#!/bin/sh
 how=$1 code=$2 interpreter=$3
 shift 3
-has() { [ -d "$1/community" ] || [ -d "$1/amuse/community" ] || [ -d "$1/src/amuse/community" ]; }
+# The package may be that folder, or lie in it.
+take() {
+  for below in "$1" "$1/amuse" "$1/src/amuse"; do
+    if [ -d "$below/community" ]; then home=$below; return 0; fi
+  done
+  return 1
+}
 python=
 for each in python3 python; do
   if command -v $each > /dev/null 2>&1; then python=$each; break; fi
@@ -26,25 +32,26 @@ if [ -n "$home" ]; then
     echo "amuse_dir of this resource does not exist on $(uname -n): $home" >&2
     exit 67
   fi
+  take "$home"
 else
   for each in "${AMUSE_DIR:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/lib/python*/site-packages}" "${CONDA_PREFIX:+$CONDA_PREFIX/lib/python*/site-packages}"; do
     [ -n "$each" ] || continue
     for folder in $each; do
-      if has "$folder"; then home=$folder; break 2; fi
+      if take "$folder"; then break 2; fi
     done
   done
   if [ -z "$home" ] && [ -n "$python" ]; then
     home=$($python -c 'import importlib.util as u, os
 s = u.find_spec("amuse")
-print(os.path.dirname(list(s.submodule_search_locations)[0]) if s and s.submodule_search_locations else "")' 2> /dev/null)
+print(list(s.submodule_search_locations)[0] if s and s.submodule_search_locations else "")' 2> /dev/null)
   fi
-  if [ -z "$home" ] && [ -n "${FLOTILLA_AMUSE_HERE:-}" ] && has "$FLOTILLA_AMUSE_HERE"; then home=$FLOTILLA_AMUSE_HERE; fi
+  if [ -z "$home" ] && [ -n "${FLOTILLA_AMUSE_HERE:-}" ]; then take "$FLOTILLA_AMUSE_HERE"; fi
   if [ -z "$home" ] && [ "$how" = amuse ]; then
     case $code in
       /*) ;;
       *)
         echo "AMUSE was not found on $(uname -n): neither AMUSE_DIR, a virtual or conda environment, nor python3 knows of it." >&2
-        echo "Set amuse_dir of the resource, or load it in the resource's setup lines." >&2
+        echo "Set amuse_dir of the resource." >&2
         exit 67 ;;
     esac
   fi
@@ -53,7 +60,12 @@ if [ "${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-${PMIX_RANK:-0}}}" = 0 ]; then echo "f
 case $how:$code in
   folder:*) path=./$code ;;
   amuse:/*) path=$code ;;
-  *) path=$home/$code ;;
+  *)
+    # Relative to the package, or to the root of its sources.
+    path=$home/$code
+    for up in .. ../..; do
+      if [ ! -e "$path" ] && [ -e "$home/$up/$code" ]; then path=$home/$up/$code; fi
+    done ;;
 esac
 if [ ! -e "$path" ]; then
   echo "there is no $code below $home on $(uname -n): is this code of AMUSE built there?" >&2
@@ -73,7 +85,7 @@ if [ "${FLOTILLA_AMUSE_PROCESSES:-1}" = 1 ] && [ -z "$run" ] && ldd "$path" 2> /
   if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
   exec "$path" "$1" "$2" true
 fi
-exec $run "$path" "$@"
+exec ${run:+"$run"} "$path" "$@"
 )sh";
 
 }  // namespace flotilla::amuse
