@@ -437,6 +437,7 @@ TEST_CASE("a resource behind a gateway is reached through the gateway's connecti
   CAPTURE(restriction, transports.first, transports.second);
   Home home;
   Machine gateway(home, restriction), inner(home);
+  std::optional<Result<unique_fd>> result;  // outlives the connections, which answer as they end
   Side first(home), second(home);
   first.connect(first.config(gateway, transports.first));
   REQUIRE(first.until_connected());
@@ -464,7 +465,6 @@ TEST_CASE("a resource behind a gateway is reached through the gateway's connecti
   CHECK(both([&] { return !second.frames.empty() && second.frames.back().pong().id() == 7; }));
 
   // Where nothing listens: told, not hung.
-  std::optional<Result<unique_fd>> result;
   const DeafPort closed;
   first.connection->open_tcp("127.0.0.1", closed.port, [&](Result<unique_fd> fd) { result.emplace(std::move(fd)); });
   if (restriction.empty()) {
