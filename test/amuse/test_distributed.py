@@ -166,7 +166,7 @@ def test_a_script_that_is_killed_leaves_nothing(user, number):
 code = Hermite()
 code.particles.add_particles(new_plummer_model(10))
 print("ready", flush=True)
-time.sleep(1000)
+signal.pause()
 """))
     for line in process.stdout:
         if line.startswith("ready"):

@@ -6,7 +6,7 @@ They want what `flotilla amuse install` puts into AMUSE. What is better than wit
 
 - errors carry the text of what went wrong, not only "errorcode is -10";
 - ``redirection="none"`` shows what codes print;
-- strings of any language, and units of calls, pass (AMUSE's channel counts characters where the format wants bytes, and drops units);
+- strings of any language in calls, and their units, pass (AMUSE's channel counts characters where the format wants bytes, and drops units);
 - ``python_interpreter`` of Python codes is used;
 - a context manager: ``with DistributedAmuse() as instance: ...`` stops it.
 """
