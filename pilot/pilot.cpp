@@ -432,7 +432,6 @@ int Pilot::run() {
     io_.stop();
   });
   lifetime_.on_link_down(now());
-  lifetime_.on_idle(now());
   schedule_lifetime();
   dial();
   io_.run();

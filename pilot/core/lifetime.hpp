@@ -20,11 +20,11 @@ enum class Verdict { stay, time_up, idle, cut_off };
 
 class Lifetime {
  public:
-  Lifetime(LifetimeSettings settings, Moment started) : settings_(settings), started_(started), idle_since_(started), cut_since_(started) {}
+  Lifetime(LifetimeSettings settings, Moment started) : settings_(settings), started_(started), cut_since_(started) {}
 
   void set(LifetimeSettings settings) { settings_ = settings; }  // the time counts from the start in any case
   void on_busy() { idle_since_.reset(); }
-  void on_idle(Moment now) {  // nothing runs, and the daemon has taken all that did
+  void on_idle(Moment now) {  // registered, nothing runs, and the daemon has taken all that did
     if (!idle_since_) idle_since_ = now;
   }
   void on_link_up() { cut_since_.reset(); }

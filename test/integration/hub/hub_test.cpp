@@ -533,9 +533,9 @@ TEST_CASE("the hub's log is read and followed, and holds no secret") {
 
 TEST_CASE("cut off for longer than the cut-off, hub and pilots end by themselves") {
   FakeDaemon daemon;
-  daemon.connect([](v1::HubStart& start) { start.set_cutoff_ms(1500); });
+  daemon.connect([](v1::HubStart& start) { start.set_cutoff_ms(3000); });
   REQUIRE(daemon.run_until([&] { return daemon.linked; }));
-  daemon.launch(7, 1, {}, [](v1::LaunchPilot& order) { order.set_cutoff_ms(1500); });
+  daemon.launch(7, 1, {}, [](v1::LaunchPilot& order) { order.set_cutoff_ms(3000); });
   REQUIRE(daemon.run_until([&] { return daemon.joined("7.0"); }));
   daemon.submit_shell("7.0", 1, "trap '' TERM; setsid sleep 1000 & sleep 1000");
   REQUIRE(daemon.run_until([&] { return daemon.find([](const v1::Frame& f) { return f.has_attempt_running(); }); }));

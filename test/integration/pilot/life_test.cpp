@@ -33,6 +33,14 @@ std::uint64_t start_tangle(FakeDaemon& daemon) {
 // Everything below `root`, found before its death.
 std::vector<pid_t> tree(pid_t root) { return pilot::tree_below(pilot::list_processes(), {root}); }
 
+// What `change` says of the pilot's life is told to it at its next welcome, which is this one: no time runs out while it starts.
+void tell(FakeDaemon& daemon, const std::function<void(v1::PilotSettings&)>& change) {
+  const auto hellos = daemon.hellos;
+  change(*daemon.start.mutable_settings());
+  daemon.cut_link();
+  REQUIRE(daemon.run_until([&] { return daemon.hellos == hellos + 1; }));
+}
+
 bool all_gone(FakeDaemon& daemon, const std::vector<pid_t>& pids) {
   return daemon.run_until([&] {
     for (pid_t pid : pids)
@@ -251,7 +259,7 @@ TEST_CASE("what nobody has taken yet keeps a pilot that is drained, or idle") {
 
 TEST_CASE("a pilot whose time is over while its link is cut still tells how its jobs ended") {
   FakeDaemon daemon;
-  daemon.start.mutable_settings()->set_time_ms(1000);
+  daemon.start.mutable_settings()->set_time_ms(3000);
   start(daemon);
   const auto job = daemon.submit_shell("sleep 1000");
   REQUIRE(daemon.wait_running(job));
@@ -271,28 +279,34 @@ TEST_CASE("idle, its time over, cut off: a pilot ends by itself") {
   FakeDaemon daemon;
   daemon.auto_forget = true;
   SECTION("idle") {
-    daemon.start.mutable_settings()->set_idle_ms(400);
     start(daemon);
-    const auto job = daemon.submit_shell("sleep 0.8");
+    const auto job = daemon.submit_shell("until [ -e go ]; do sleep 0.05; done");
+    REQUIRE(daemon.wait_running(job));
+    tell(daemon, [](auto& settings) { settings.set_idle_ms(1); });
+    CHECK(daemon.hello.pilot().inventory_size() == 1);
+    CHECK(daemon.goodbyes == 0);  // a pilot that has a job stays
+    REQUIRE(close(creat((daemon.dir / "go").c_str(), 0600)) == 0);
     REQUIRE(daemon.wait_end(job));
     CHECK(daemon.job(job).end.exit().code() == 0);
     REQUIRE(daemon.run_until([&] { return daemon.goodbyes == 1; }));
     CHECK(daemon.ending.reason().find("idle") != std::string::npos);
   }
   SECTION("time") {
-    daemon.start.mutable_settings()->set_time_ms(1000);
+    daemon.start.mutable_settings()->set_time_ms(600'000);
     start(daemon);
     CHECK(daemon.hello.pilot().ends_in_ms() > 0);
-    CHECK(daemon.hello.pilot().ends_in_ms() <= 1000);
+    CHECK(daemon.hello.pilot().ends_in_ms() <= 600'000);
     const auto job = daemon.submit_shell("sleep 1000");
+    REQUIRE(daemon.wait_running(job));
+    tell(daemon, [](auto& settings) { settings.set_time_ms(1); });
     REQUIRE(daemon.wait_end(job));
     CHECK(daemon.job(job).end.exit().kind() == v1::PILOT_ENDED);
     REQUIRE(daemon.run_until([&] { return daemon.goodbyes == 1; }));
   }
   SECTION("cut off") {
-    daemon.start.mutable_settings()->set_cutoff_ms(600);
     start(daemon);
     start_tangle(daemon);
+    tell(daemon, [](auto& settings) { settings.set_cutoff_ms(600); });
     daemon.stop_listening();
     daemon.cut_link();
   }

@@ -8,7 +8,9 @@ using namespace std::chrono_literals;
 TEST_CASE("a pilot's time, idleness and cut-off are told by moments that come in") {
   const Moment start = 1000s;
   Lifetime life({Millis(10'000), Millis(60'000), Millis(100'000)}, start);
+  CHECK(life.verdict(start + 20s) == Verdict::stay);  // not registered yet: nobody could give it a job
   life.on_link_up();
+  life.on_idle(start);
   CHECK(*life.next() == start + 10s);
   CHECK(life.verdict(start + 9s) == Verdict::stay);
   CHECK(life.verdict(start + 10s) == Verdict::idle);
