@@ -329,6 +329,7 @@ void Service::end_all() {
   }
   daemon_->end();  // whoever waits for a worker is told
   reap(true);
+  jobs_.clear();
   daemon_.reset();
   resources_.clear();
   pilots_.clear();

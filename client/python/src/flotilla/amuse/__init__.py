@@ -13,6 +13,7 @@ They want what `flotilla amuse install` puts into AMUSE. What is better than wit
 
 from amuse.community.distributed import interface as _upstream
 
+from flotilla.amuse import _functions
 from flotilla.amuse._channel import DistributedChannel, repair
 
 Resource = _upstream.Resource
@@ -36,6 +37,14 @@ class DistributedAmuse(_upstream.DistributedAmuse):
     def define_errorcodes(self, handler):
         super().define_errorcodes(handler)
         handler.add_errorcode(_FAILED, _CurrentError(self))
+
+    def submit_function_job(self, label, stdout_file, stderr_file, function, *args, **kwargs):
+        return self.overridden().submit_function_job(
+            function=_functions.dumps(function, args, kwargs), arguments="", kwarguments="", stdout_file=stdout_file, stderr_file=stderr_file,
+            label=label)
+
+    def get_function_job_result(self, job_id):
+        return _functions.loads(self.overridden().get_function_job_result(job_id))
 
     def __enter__(self):
         return self
