@@ -37,7 +37,7 @@ void add_amuse_commands(Context& context, CLI::App* root) {
       context.add(amuse, "install",
                   {"put Flotilla where the present AMUSE finds it",
                    "From then on every script that uses amuse.community.distributed runs on Flotilla. What is replaced is kept beside "
-                   "it, and told.",
+                   "it, and told. An AMUSE that has no such package gets one, which wants the Python package flotilla.",
                    {{"The AMUSE of python3 in PATH", "flotilla amuse install"}}},
                   [python]() -> Result<int> {
                     const auto place = amuse::find_amuse(*python);
