@@ -85,6 +85,9 @@ class Control {
       port = service_.worker_port();
       return 0;
     });
+    // Not in AMUSE's own interface: flotilla.amuse asks for these.
+    worker_.function("attach", [this](Text where) { return set("attach", [&] { service_.parameters.attach = where; }); });
+    worker_.function("get_webinterface_link", [this](std::string& link) { return guarded([&] { link = service_.web_link(); }); });
     worker_.function("initialize_code", [] { return 0; });
     worker_.function("commit_parameters", [this] { return guarded([&] { service_.commit(); }); });
     worker_.function("recommit_parameters", [this] {

@@ -14,6 +14,15 @@ constexpr std::string_view mark = "# Made by `flotilla amuse install`; `flotilla
 constexpr const char* kept_suffix = ".before-flotilla";
 constexpr const char* worker_name = "distributed_worker";
 
+// In the place of amuse.community.distributed where AMUSE has none.
+struct PackageFile {
+  const char *name, *text;
+};
+constexpr PackageFile package_files[] = {
+    {"__init__.py", ""},
+    {"interface.py", "from flotilla.amuse import *  # noqa: F403\n"},
+};
+
 // Not imported: that takes a second, and prints.
 constexpr const char* question = R"py(
 import importlib.util, os, sys
@@ -21,11 +30,12 @@ def place(name, *below):
     try: spec = importlib.util.find_spec(name)
     except ImportError: spec = None
     for folder in list(spec.submodule_search_locations or []) if spec else []:
-        if os.path.isdir(os.path.join(folder, *below)): return os.path.join(folder, *below)
+        if os.path.exists(os.path.join(folder, *below)): return os.path.join(folder, *below)
     return ""
 print(place("amuse"))
-print(place("amuse", "community", "distributed"))
+print(os.path.dirname(place("amuse", "community", "distributed", "interface.py")))
 print(sys.executable)
+print(place("flotilla", "amuse"))
 )py";
 
 // Its output; fails unless it exits with 0.
@@ -50,14 +60,20 @@ std::string shell_quoted(const std::string& text) {
   return out + "'";
 }
 
+std::string of_package(const PackageFile& file) { return std::string(mark) + "\n" + file.text; }
+
+fs::path folder_of(const AmusePlace& place) { return place.distributed.empty() ? place.root / "community/distributed" : place.distributed; }
+
+bool is_our_package(const fs::path& folder) { return is_ours(folder / "interface.py"); }
+
 // Where AMUSE looks, in its order: in a folder _workers beside the module, then beside the module's file.
-std::vector<fs::path> places_of_the_worker(const AmusePlace& place) {
+std::vector<fs::path> places_of_the_worker(const fs::path& root, const fs::path& distributed) {
   std::vector<fs::path> found;
-  for (const auto& file : {place.distributed / "_workers" / worker_name, place.root / "_workers" / worker_name}) {
+  for (const auto& file : {distributed / "_workers" / worker_name, root / "_workers" / worker_name}) {
     std::error_code ignored;
     if (fs::exists(file, ignored)) found.push_back(file);
   }
-  found.push_back(place.distributed / worker_name);
+  found.push_back(distributed / worker_name);
   return found;
 }
 
@@ -84,16 +100,37 @@ Result<AmusePlace> find_amuse(const std::string& python) {
   place.root = lines[0];
   place.distributed = lines[1];
   place.python = lines[2];
+  place.classes = lines.size() > 3 && !lines[3].empty();
   return place;
 }
 
 Result<Touched> install(const AmusePlace& place, const fs::path& program) {
   Touched touched;
-  if (place.distributed.empty())
-    return fail(Code::unsupported, "the AMUSE in " + place.root.string() + " has no amuse.community.distributed",
-                "pip install amuse-distributed (any 2024.6 or newer)");
+  const auto folder = folder_of(place);
+  if (place.distributed.empty() || is_our_package(folder)) {
+    if (!place.classes)
+      return fail(Code::failed_precondition,
+                  "the AMUSE in " + place.root.string() +
+                      " has no amuse.community.distributed, and its Python has no package flotilla to stand for it",
+                  place.python + " -m pip install 'flotilla[amuse]' (in Flotilla's sources: client/python), then do this again");
+    std::error_code problem;
+    fs::create_directories(folder, problem);
+    if (problem)
+      return fail(Code::permission_denied, "cannot make " + folder.string() + ": " + problem.message(),
+                  "run this as the user who installed AMUSE");
+    for (const auto& each : package_files) {
+      const auto file = folder / each.name;
+      const bool there = is_ours(file);
+      if (there && *read_file(file) == of_package(each)) {
+        touched.lines.push_back(file.string() + " is ours already");
+        continue;
+      }
+      if (auto written = write_file(file, of_package(each), 0644); !written) return fail(written.error());
+      touched.lines.push_back((there ? "replaced " : "made ") + file.string() + ": AMUSE has none of its own");
+    }
+  }
   const std::string script = script_for(program);
-  for (const auto& file : places_of_the_worker(place)) {
+  for (const auto& file : places_of_the_worker(place.root, folder)) {
     std::error_code problem;
     const fs::path kept = file.string() + kept_suffix;
     const bool there = fs::exists(fs::symlink_status(file, problem));
@@ -117,7 +154,7 @@ Result<Touched> install(const AmusePlace& place, const fs::path& program) {
 
 Installed installed(const AmusePlace& place, const fs::path& program) {
   if (place.distributed.empty()) return {};
-  const auto first = places_of_the_worker(place).front();
+  const auto first = places_of_the_worker(place.root, place.distributed).front();
   const auto text = read_file(first);
   if (!text) return {};
   return {!is_ours(first)                ? Installed::What::another
@@ -128,8 +165,9 @@ Installed installed(const AmusePlace& place, const fs::path& program) {
 
 Result<Touched> uninstall(const AmusePlace& place) {
   Touched touched;
-  if (place.distributed.empty()) return touched;
-  for (const auto& file : places_of_the_worker(place)) {
+  const auto folder = folder_of(place);
+  const bool ours = is_our_package(folder);
+  for (const auto& file : places_of_the_worker(place.root, folder)) {
     std::error_code problem;
     if (!is_ours(file)) continue;
     const fs::path kept = file.string() + kept_suffix;
@@ -144,6 +182,20 @@ Result<Touched> uninstall(const AmusePlace& place) {
       return fail(Code::permission_denied, "cannot put back " + file.string() + ": " + problem.message(),
                   "run this as the user who installed AMUSE");
   }
+  if (!ours) return touched;
+  for (const auto& each : package_files) {
+    std::error_code problem;
+    const auto file = folder / each.name;
+    if (!is_ours(file)) continue;
+    fs::remove(file, problem);
+    if (problem)
+      return fail(Code::permission_denied, "cannot remove " + file.string() + ": " + problem.message(),
+                  "run this as the user who installed AMUSE");
+    touched.lines.push_back("removed " + file.string());
+  }
+  std::error_code ignored;
+  fs::remove_all(folder / "__pycache__", ignored);
+  fs::remove(folder, ignored);  // if nothing else is there
   return touched;
 }
 

@@ -25,7 +25,8 @@ namespace {
 
 constexpr int greeting_patience_ms = 10'000;  // a connection that says nothing keeps nobody waiting, and does not stay
 
-constexpr auto own_end_limit = std::chrono::seconds(5);  // for a worker that was stopped, to end by itself
+constexpr auto own_end_limit = std::chrono::seconds(5);      // for a worker that was stopped, to end by itself
+constexpr auto own_pilots_limit = std::chrono::seconds(30);  // for each of the script's pilots in a daemon that stays
 
 [[noreturn]] void fail_with(ErrorCode code, std::string message, std::string hint = {}) {
   FlotillaError::Details details;
@@ -80,30 +81,53 @@ Service::~Service() {
 }
 
 const Daemon& Service::daemon() const {
-  if (!daemon_) fail_with(ErrorCode::failed_precondition, "the parameters are not committed yet", "call commit_parameters first");
-  return daemon_->daemon();
+  if (!committed()) fail_with(ErrorCode::failed_precondition, "the parameters are not committed yet", "call commit_parameters first");
+  return attached_ ? *attached_ : daemon_->daemon();
 }
 
 void Service::commit() {
-  if (daemon_) fail_with(ErrorCode::failed_precondition, "the parameters were committed before");
+  if (committed()) fail_with(ErrorCode::failed_precondition, "the parameters were committed before");
+  if (parameters.attach) {
+    if (parameters.web_port)
+      fail_with(ErrorCode::failed_precondition, "webinterface_port is the daemon's own: this script attaches to one that runs",
+                "leave webinterface_port as it is");
+    if (!parameters.attach->empty()) {
+      setenv("FLOTILLA_STATE_DIR", parameters.attach->c_str(), 1);
+      unsetenv("FLOTILLA_RUNTIME_DIR");
+    }
+    DaemonOptions how;
+    how.start = false;
+    how.on_waiting = [](const WaitNotice&) {};  // the script is told when it is over
+    auto daemon = std::make_unique<Daemon>(how);
+    daemon->info();  // it answers
+    attached_ = std::move(daemon);
+    return listen();
+  }
   daemon_ = std::make_unique<PrivateDaemon>(
       PrivateDaemonOptions{.program = program_, .web_port = parameters.web_port, .debug = parameters.debug});
   listen();
 }
 
 int Service::web_port() const {
-  if (!daemon_) return parameters.web_port;
-  const auto url = daemon().info().web_url;  // http://127.0.0.1:PORT/...
+  if (!committed()) return parameters.web_port;
+  const auto url = web_link();  // http://127.0.0.1:PORT/...
   const auto at = url.find(':', url.find("//") + 2);
   return at == std::string::npos ? 0 : std::atoi(url.c_str() + at + 1);
 }
+
+std::string Service::web_link() const { return daemon().info().web_url; }
 
 // ---- resources and pilots
 
 int Service::new_resource(const ResourceRow& row) {
   for (const auto& [id, other] : resources_)
     if (other.name == row.name) fail_with(ErrorCode::already_exists, "there is a resource '" + row.name + "' already");
-  // Each daemon has a resource of the name 'local'; here it is the script's to describe.
+  // Each daemon has a resource of the name 'local'; one of the script's own has it as the script describes it.
+  if (attached_ && row.name == "local") {
+    root_ = row.amuse_dir;
+    resources_[resource_count_] = row;
+    return resource_count_++;
+  }
   auto resource = daemon().add_resource(make_resource_spec(row, parameters.debug), row.name == "local");
   if (resource.info().spec.location.empty()) {
     if (root_.empty()) root_ = row.amuse_dir;
@@ -122,7 +146,8 @@ int Service::new_resource(const ResourceRow& row) {
 const ResourceRow& Service::resource(int id) const { return find(resources_, id, "resource"); }
 
 void Service::delete_resource(int id) {
-  daemon().resource(find(resources_, id, "resource").name).remove(true);
+  const auto& name = find(resources_, id, "resource").name;
+  if (!attached_ || name != "local") daemon().resource(name).remove(true);
   resources_.erase(id);
 }
 
@@ -317,8 +342,25 @@ void Service::serve_worker(Served& served, const unique_fd& client) {
   worker->close();
 }
 
+// What this script started in a daemon that is not its own. One that could not be ended is told, and keeps none of the others.
+void Service::end_own() {
+  const auto attempt = [](const std::string& what, const auto& act) {
+    try {
+      act();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s could not be ended: %s\n", what.c_str(), error.what());
+    }
+  };
+  for (const auto& [id, number] : pilot_numbers_)
+    attempt("pilot " + std::to_string(number), [&, number = number] { attached_->pilot(number).stop(); });
+  for (const auto& [id, number] : pilot_numbers_)
+    attempt("pilot " + std::to_string(number), [&, number = number] { attached_->pilot(number).wait_ended(own_pilots_limit); });
+  for (const auto& [id, row] : resources_)
+    if (row.name != "local") attempt("resource " + row.name, [&, &row = row] { attached_->resource(row.name).remove(true); });
+}
+
 void Service::end_all() {
-  if (!daemon_) return;
+  if (!committed()) return;
   const std::uint64_t one = 1;
   if (ending_ && ::write(ending_.get(), &one, sizeof one) < 0) std::perror("cannot end the worker port");
   if (acceptor_.joinable()) acceptor_.join();
@@ -327,10 +369,12 @@ void Service::end_all() {
     for (const auto& each : served_)
       if (each.fd >= 0) ::shutdown(each.fd, SHUT_RD);  // whoever says nothing is not waited for
   }
-  daemon_->end();  // whoever waits for a worker is told
+  if (daemon_) daemon_->end();  // whoever waits for a worker is told
+  else end_own();
   reap(true);
   jobs_.clear();
   daemon_.reset();
+  attached_.reset();
   resources_.clear();
   pilots_.clear();
   pilot_numbers_.clear();

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,6 +29,7 @@ struct Parameters {
   int web_port = 0;
   int worker_startup_s = 60;
   int worker_queue_s = 60;
+  std::optional<std::string> attach;  // to the daemon of this state directory, or ("") the user's own, which runs already
 };
 
 struct WorkerRow {
@@ -45,10 +47,11 @@ class Service {
   ~Service();
 
   Parameters parameters;
-  bool committed() const { return daemon_ != nullptr; }
-  void commit();                             // starts the daemon and the worker port
+  bool committed() const { return daemon_ || attached_; }
+  void commit();                             // starts or reaches the daemon, and starts the worker port
   int worker_port() const { return port_; }  // -1 before commit()
   int web_port() const;
+  std::string web_link() const;  // with what the page wants to know who asks
 
   int new_resource(const ResourceRow& row);
   const ResourceRow& resource(int id) const;
@@ -84,9 +87,11 @@ class Service {
   void serve_worker(Served& served, const unique_fd& client);
   void set_status(Served& served, const char* status);
   void reap(bool all);
+  void end_own();
 
   std::string program_, root_;
   std::unique_ptr<PrivateDaemon> daemon_;
+  std::unique_ptr<Daemon> attached_;  // instead: the user's, which has more than this script's
   std::map<int, ResourceRow> resources_;
   std::map<int, PilotRow> pilots_;
   std::map<int, std::uint64_t> pilot_numbers_;

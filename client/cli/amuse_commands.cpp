@@ -138,7 +138,7 @@ void add_amuse_commands(Context& context, CLI::App* root) {
       amuse, "install",
       {"put Flotilla where the present AMUSE finds it",
        "From then on every script that uses amuse.community.distributed runs on Flotilla. What is replaced is kept beside "
-       "it, and told.",
+       "it, and told. An AMUSE that has no such package gets one, which wants the Python package flotilla.",
        {{"The AMUSE of python3 in PATH", "flotilla amuse install"}, {"Another one", "flotilla amuse install --python ~/amuse/bin/python"}}},
       [python]() -> Result<int> {
         const auto place = amuse::find_amuse(*python);

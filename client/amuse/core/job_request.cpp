@@ -20,7 +20,7 @@ CommandSpec runner_spec(const std::string& mode, const std::string& label, const
   CommandSpec spec;
   // The same script finds AMUSE and its Python as for workers.
   spec.argv = {"/bin/sh", "./start-code", "folder", "job_runner.py", "", mode};
-  spec.files.push_back({.path = {}, .name = "start-code", .content = worker_script, .mode = 0700});
+  spec.files.push_back({.path = {}, .name = "start-code", .content = worker_script(), .mode = 0700});
   spec.files.push_back({.path = {}, .name = "job_runner.py", .content = job_runner, .mode = 0600});
   spec.env["FLOTILLA_AMUSE_HERE"] = root;
   spec.label = label;
