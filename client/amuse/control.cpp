@@ -40,7 +40,7 @@ class Control {
       act();
       return 0;
     } catch (const std::exception& error) {
-      error_ = error.what();
+      error_ = service_.own_words(error.what());
       std::fprintf(stderr, "%s\n", error_.c_str());
       return failed;
     }
@@ -51,8 +51,12 @@ class Control {
       out = service_.parameters.*value;
       return 0;
     });
-    worker_.function(std::string("set_") + name,
-                     [this, name, value](int in) { return set(name, [&] { service_.parameters.*value = in; }); });
+    worker_.function(std::string("set_") + name, [this, name, value](int in) {
+      return set(name, [&] {
+        if (in < 1) throw std::runtime_error(std::string(name) + " is " + std::to_string(in) + " s; it must be 1 s or more");
+        service_.parameters.*value = in;
+      });
+    });
   }
   void parameter(const char* name, bool Parameters::*value) {
     worker_.function(std::string("get_") + name, [this, value](int& out) {
@@ -128,7 +132,7 @@ class Control {
     worker_.function("get_pilot_status",
                      [this](int id, std::string& status) { return guarded([&] { status = service_.pilot_status(id); }); });
     worker_.function("delete_pilot", [this](int id) { return guarded([&] { service_.delete_pilot(id); }); });
-    worker_.function("wait_for_pilots", [this] { return guarded([&] { service_.wait_for_pilots(); }); });
+    worker_.function("wait_for_pilots", [this] { return guarded([&] { service_.wait_for_pilots(worker_.channel()); }); });
   }
 
   void declare_workers() {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -56,23 +57,29 @@ class Service {
   const PilotRow& pilot(int id) const;
   std::string pilot_status(int id) const;
   void delete_pilot(int id);
-  void wait_for_pilots() const;
+  // Until all run; an error as soon as one has ended, or `control`, the script's connection, has. There is no other limit: a pilot may
+  // be in a queue for days.
+  void wait_for_pilots(int control) const;
 
   WorkerRow worker(int id) const;
   std::vector<int> worker_ids() const;
 
   void end_all();
+  // `text` with the commands that it names made such that they reach this script's daemon.
+  std::string own_words(std::string text) const;
 
  private:
-  struct Served {  // a worker's connection, from its acceptance to its end
-    int id = 0;    // 0 = no worker has been asked for
+  struct Served {           // a worker's connection, from its acceptance to its end
+    int id = 0;             // 0 = no worker has been asked for
+    std::uint64_t job = 0;  // 0 = it has not started
     WorkerRow row;
     std::thread thread;
     int fd = -1;  // while it is this connection's to close
     bool over = false;
   };
 
-  const Daemon& daemon() const;
+  PrivateDaemon& daemon() const;
+  Worker start(const WorkerSpec& spec, int client);
   void listen();
   void accept_all();
   void serve(Served& served, unique_fd client);
@@ -80,7 +87,7 @@ class Service {
   void set_status(Served& served, const char* status);
   void reap(bool all);
 
-  std::string program_, root_;
+  std::string program_;
   std::unique_ptr<PrivateDaemon> daemon_;
   std::map<int, ResourceRow> resources_;
   std::map<int, PilotRow> pilots_;
@@ -90,7 +97,9 @@ class Service {
   int port_ = -1;
   unique_fd listener_, ending_;  // `ending_` is readable when all connections are to end
   std::thread acceptor_;
+  std::stop_source over_;     // requested when the daemon has ended
   mutable std::mutex mutex_;  // what follows
+  std::string root_;          // of AMUSE here
   std::list<Served> served_;
   int worker_count_ = 0;
   Outputs outputs_;
