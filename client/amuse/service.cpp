@@ -82,13 +82,14 @@ bool has_gone(int connection) {
   return ::poll(&look, 1, 0) > 0 && look.revents != 0;
 }
 
-// While it lives: requests a stop when the script closes `client`, or `ending` becomes readable.
+// While it lives: requests a stop when the script closes `client`, or `ending` becomes readable. Also when the script says something, which
+// nobody does who waits for an answer: AMUSE stops what it has asked for, when Python exits, whether it was answered or not.
 class LeaveWatch {
  public:
   LeaveWatch(int client, int ending) : done_(eventfd(0, EFD_CLOEXEC)) {
     if (!done_) throw std::system_error(errno, std::generic_category(), "cannot watch a script's connection");
     thread_ = std::thread([this, client, ending] {
-      pollfd waits[3] = {{client, POLLRDHUP, 0}, {ending, POLLIN, 0}, {done_.get(), POLLIN, 0}};
+      pollfd waits[3] = {{client, POLLIN | POLLRDHUP, 0}, {ending, POLLIN, 0}, {done_.get(), POLLIN, 0}};
       while (::poll(waits, 3, -1) < 0) {}
       if (waits[0].revents || waits[1].revents) stop_.request_stop();
     });

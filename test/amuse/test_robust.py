@@ -174,6 +174,17 @@ os._exit(0)
     assert float(lines(out, "took")[0]) < 20
 
 
+def test_a_script_that_fails_with_codes_in_the_queue_ends(user):
+    _, err = user.run(script("""
+import threading
+first = Hermite()
+for _ in range(3): threading.Thread(target=lambda: said(Hermite), daemon=True).start()
+while instance.get_number_of_workers() < 4: pass
+raise RuntimeError("a mistake of the script")
+""", slots=1, queue=600), code=1)
+    assert "a mistake of the script" in err
+
+
 def test_a_daemon_that_is_killed_comes_back(user):
     out, err = user.run(script("""
 code = Hermite()
