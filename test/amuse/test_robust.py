@@ -37,6 +37,19 @@ def instance(text, debug=False):
     return INSTANCE.replace("{debug}", str(debug)) + text
 
 
+# The daemons of this script.
+DAEMONS = '''
+def ours(pid):
+    try:
+        return ("HOME=" + os.environ["HOME"] + "\\0").encode() in open("/proc/" + pid + "/environ", "rb").read()
+    except OSError:
+        return False      # it has ended
+def daemons():
+    found = subprocess.run(["pgrep", "-f", "^flotilla daemon run"], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in found if ours(pid)]
+'''
+
+
 @pytest.fixture
 def slow_agent(user):
     """Pilots with the label 'held' never come, those with 'broken' fail."""
@@ -186,12 +199,9 @@ raise RuntimeError("a mistake of the script")
 
 
 def test_a_daemon_that_is_killed_comes_back(user):
-    out, err = user.run(script("""
+    out, err = user.run(script(DAEMONS + """
 code = Hermite()
 code.particles.add_particles(new_plummer_model(10))
-def daemons():
-    return [int(pid) for pid in subprocess.run(["pgrep", "-f", "^flotilla daemon run"], capture_output=True, text=True).stdout.split()
-            if ("HOME=" + os.environ["HOME"] + "\\0").encode() in open("/proc/" + pid + "/environ", "rb").read()]
 for round in range(2):
     (old,) = daemons()
     os.kill(old, signal.SIGKILL)
@@ -210,6 +220,28 @@ code.stop()
     assert lines(out, "old") == ["10", "10"]
     assert lines(out, "pilot") == ["RUNNING"]
     assert err.count("the daemon of this script died; it is started again") == 2
+
+
+def test_a_code_in_the_queue_outlives_the_daemon(user):
+    out, _ = user.run(script(DAEMONS + """
+import threading
+first = Hermite()
+made = []
+waiting = threading.Thread(target=lambda: made.append(Hermite()))
+waiting.start()
+while instance.get_number_of_workers() < 2: pass
+os.kill(*daemons(), signal.SIGKILL)
+print("pilot", instance.pilots[0].status)    # asked while there is none
+before = time.time()
+first.stop()
+waiting.join()
+print("took", time.time() - before)
+print("made", made[0].get_number_of_particles())
+made[0].stop()
+""", slots=1, queue=100))
+    assert lines(out, "pilot") == ["RUNNING"]
+    assert lines(out, "made") == ["0"]
+    assert float(lines(out, "took")[0]) < 40
 
 
 def test_after_the_end_all_can_begin_again(user):
