@@ -369,7 +369,7 @@ std::optional<Probe> Check::probe(const Daemon& daemon) {
   } catch (const JobFailedError& error) {
     take_error(step, error);
     if (error.exit() && error.exit()->code == 67) {  // the script's own words
-      step.message = last_lines(error.exit()->stderr_tail);
+      step.message = error.exit()->stderr_tail.substr(0, error.exit()->stderr_tail.find('\n'));
       step.hint = "install AMUSE there, or say where it is: --amuse-dir here, amuse_dir of the resource in a script";
     }
   }
