@@ -77,7 +77,7 @@ PrivateDaemon::PrivateDaemon(const PrivateDaemonOptions& options) : program_(opt
   if (auto made = make_private_dir(folder_); !made) throw failed(made.error());
   std::string config = "[local_pilot]\nstart = false\n\n[pilots]\ncutoff = \"5m\"\n\n[daemon]\n";
   if (options.web_port > 0) config += "web_port = " + std::to_string(options.web_port) + "\n";
-  if (options.debug) config += "debug = true\n";
+  config += options.debug ? "debug = true\nlog_links = \"~/distributed-amuse-logs\"\n" : "leave_nothing = true\n";
   if (auto written = write_file(folder_ / "config.toml", config); !written) throw failed(written.error());
   setenv("FLOTILLA_STATE_DIR", (folder_ / "state").c_str(), 1);
   setenv("FLOTILLA_CONFIG", (folder_ / "config.toml").c_str(), 1);

@@ -13,6 +13,8 @@ durability = "disk"
 web_port = 8042
 output_limit = "64MiB"
 agent = "/opt/flotilla-agent"
+leave_nothing = true
+log_links = "~/logs"
 [local_pilot]
 start = false
 slots = 3
@@ -27,6 +29,8 @@ cutoff = "2h"
   CHECK(config->web_port == 8042);
   CHECK(config->output_limit_bytes == 64u << 20);
   CHECK(config->agent == "/opt/flotilla-agent");
+  CHECK(traces_of(*config).none());
+  CHECK(traces_of(*config).log_links() == "~/logs");
   CHECK_FALSE(config->local_pilot);
   CHECK(config->local_slots == 3);
   CHECK(config->pilot_idle_ms == 30 * 60 * 1000);
@@ -34,11 +38,13 @@ cutoff = "2h"
 }
 
 TEST_CASE("all faults at once, each with its line and key") {
-  auto config = parse_config("[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
+  auto config = parse_config(
+      "[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\nlog_links = 'here'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
   REQUIRE_FALSE(config);
-  CHECK(config.error().faults.size() == 5);
+  CHECK(config.error().faults.size() == 6);
   const std::string all = config.error().text();
-  for (const char* part : {"line 2", "'port'", "web_port", "durability", "'pilot'", "idle"}) CHECK(all.find(part) != std::string::npos);
+  for (const char* part : {"line 2", "'port'", "web_port", "durability", "log_links", "'pilot'", "idle"})
+    CHECK(all.find(part) != std::string::npos);
 }
 
 TEST_CASE("a file that is no TOML is refused with the line; none is the default") {
