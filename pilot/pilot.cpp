@@ -251,7 +251,7 @@ Status Pilot::prepare() {
   report_.line("REMOVE " + pilot_dir_.string());
   for (const char* part : {"jobs", "spool", "blobs"})
     if (auto made = make_private_dir(pilot_dir_ / part); !made) return made;
-  report_.line("REMOVE " + (pilot_dir_ / "spool").string());
+  for (const char* part : {"spool", "blobs"}) report_.line("REMOVE " + (pilot_dir_ / part).string());
 
   runtime_dir_ = start_.runtime_dir();
   if (runtime_dir_.empty()) {
