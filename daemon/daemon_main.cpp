@@ -86,6 +86,7 @@ int run(ReadyPipe& ready, bool foreground, bool local_pilot) {
   if (!config) return refuse(config.error());
   config->starts_local_pilot = local_pilot;
   set_log_debug(config->debug);
+  if (!config->log_links.empty()) link_log(places.log_file, config->log_links, host_name());
   auto agent = find_agent(config->agent);
   if (!agent) return refuse(agent.error());
   places.agent = *agent;

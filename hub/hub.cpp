@@ -204,8 +204,9 @@ class Hub::Impl : public std::enable_shared_from_this<Hub::Impl> {
     for (const auto& path : {places_.link_socket(), places_.pilot_socket(), places_.channel_socket()}) unlink(path.c_str());
     if (!leaves_word) unlink(places_.state_file.c_str());
     spdlog::info("the hub has ended");
+    if (places_.trial || start_.traces().none())
+      for (const auto& file : files_of_log(places_.log_file)) unlink(file.c_str());
     if (places_.trial) {
-      unlink(places_.log_file.c_str());
       rmdir(places_.scratch.c_str());  // if somebody else's things are there, it stays
     }
     // While the lock is held nobody else uses the directory; what is left of pilots there is theirs.

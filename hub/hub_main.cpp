@@ -12,6 +12,7 @@
 #include "hub/hub_start.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/open_files.hpp"
+#include "proto/base/paths.hpp"
 #include "proto/base/programs.hpp"
 #include "proto/base/version.hpp"
 
@@ -53,6 +54,7 @@ int hub_main(int argc, char** argv) {
   if (!places) return refuse(places.error());
   if (auto logging = init_log(places->log_file); !logging) return refuse(logging.error());
   set_log_debug(start->debug());
+  if (const auto& links = start->traces().log_links(); !links.empty()) link_log(places->log_file, links, host_name());
   spdlog::info("hub {} of '{}', build {}, pid {}", start->hub_id(), start->resource(), build_version(), getpid());
 
   raise_open_file_limit();                         // each pilot and each channel has a descriptor here

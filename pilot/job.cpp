@@ -313,6 +313,9 @@ Status Job::start_worker() {
   for (const auto& [name, value] : launch.environment)
     if (!environment_.get(name)) environment_.set(name, value);
   if (worker.mpi()) {
+    // What Open MPI keeps in files: in /tmp it would stay when its mpiexec is killed.
+    if (constexpr auto place = "OMPI_MCA_orte_tmpdir_base"; !environment_.get(place))
+      environment_.set(place, fs::path(services_.hand_over_socket).parent_path().string());
     auto mpiexec = find_executable(launch.argv[0], environment_, folder_->path().string(), services_.host);
     if (!mpiexec)
       return fail(Code::not_found, mpiexec.error().message + " (worker " + worker.executable() + " is an MPI worker)",

@@ -240,14 +240,18 @@ Status Pilot::prepare() {
   if (auto logging = init_log(log_file_); !logging) return logging;
   set_log_debug(start_.settings().debug());
   report_.line("LOG " + log_file_.string());
+  const auto& traces = start_.settings().traces();
+  if (!traces.log_links().empty()) link_log(log_file_, traces.log_links(), host_);
+  if (traces.none())
+    for (const auto& file : files_of_log(log_file_)) report_.line("REMOVE " + file.string());
   spdlog::info("pilot {} of {} on {}, pid {}, build {}", name_, start_.resource(), host_, getpid(), build_version());
 
   pilot_dir_ = scratch_ / "pilots" / (instance8 + "-" + name_ + "-" + to_hex(incarnation_).substr(0, 8));
   if (auto made = make_private_dir(pilot_dir_); !made) return made;
   report_.line("REMOVE " + pilot_dir_.string());
-  for (const char* part : {"jobs", "spool"})
+  for (const char* part : {"jobs", "spool", "blobs"})
     if (auto made = make_private_dir(pilot_dir_ / part); !made) return made;
-  report_.line("REMOVE " + (pilot_dir_ / "spool").string());
+  for (const char* part : {"spool", "blobs"}) report_.line("REMOVE " + (pilot_dir_ / part).string());
 
   runtime_dir_ = start_.runtime_dir();
   if (runtime_dir_.empty()) {
@@ -283,7 +287,7 @@ Status Pilot::prepare() {
 
   const unsigned slots = start_.spec().slots_per_node() > 0 ? start_.spec().slots_per_node() : processors_;
   table_ = AttemptTable(slots);
-  blobs_ = std::make_unique<BlobStore>(scratch_ / "blobs");
+  blobs_ = std::make_unique<BlobStore>((traces.none() ? pilot_dir_ : scratch_) / "blobs");
   hand_over_ = std::make_unique<HandOver>(io_);
   channels_ = std::make_unique<RemoteChannels>(io_, RemoteChannels::Upper{[this](v1::Frame frame) { send(std::move(frame)); },
                                                                           [this] { return link_ ? link_->queued_bytes() : std::size_t{0}; },

@@ -106,7 +106,7 @@ PrivateDaemon::PrivateDaemon(const PrivateDaemonOptions& options) : program_(opt
   // The script's user opens the page with the link that AMUSE makes, which has no token.
   std::string config = "[local_pilot]\nstart = false\n\n[pilots]\ncutoff = \"5m\"\n\n[daemon]\nweb_access = \"user\"\n";
   if (options.web_port > 0) config += "web_port = " + std::to_string(options.web_port) + "\n";
-  if (options.debug) config += "debug = true\n";
+  config += options.debug ? "debug = true\nlog_links = \"~/distributed-amuse-logs\"\n" : "leave_nothing = true\n";
   if (auto written = write_file(folder_ / "config.toml", config); !written) throw failed(written.error());
   setenv("FLOTILLA_STATE_DIR", (folder_ / "state").c_str(), 1);
   setenv("FLOTILLA_CONFIG", (folder_ / "config.toml").c_str(), 1);

@@ -61,6 +61,13 @@ Status take_duration(const toml::node& node, std::int64_t& into, bool may_be_nev
 
 }  // namespace
 
+v1::Traces traces_of(const Config& config) {
+  v1::Traces traces;
+  traces.set_none(config.leave_nothing);
+  traces.set_log_links(config.log_links);
+  return traces;
+}
+
 Result<std::int64_t> parse_duration(const std::string& text) {
   auto parts = number_and_unit(text);
   if (!parts) return fail(parts.error());
@@ -99,6 +106,14 @@ Result<Config> parse_config(const std::string& text, const std::string& name) {
   const std::map<std::string, std::map<std::string, std::function<Status(const toml::node&)>>> sections{
       {"daemon",
        {{"debug", [&](const toml::node& n) { return take(n, config.debug); }},
+        {"leave_nothing", [&](const toml::node& n) { return take(n, config.leave_nothing); }},
+        {"log_links",
+         [&](const toml::node& n) -> Status {
+           config.log_links = n.value<std::string>().value_or("");
+           if (config.log_links.empty() || (config.log_links[0] != '/' && config.log_links[0] != '~'))
+             return wrong("a whole path in quotes, or one that begins with ~/");
+           return {};
+         }},
         {"web_port", [&](const toml::node& n) { return take_number(n, config.web_port, 65535); }},
         {"web_access",
          [&](const toml::node& n) -> Status {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "daemon/journal/journal.hpp"
+#include "flotilla/v1/link.pb.h"
 #include "proto/base/result.hpp"
 
 namespace flotilla::daemon {
@@ -17,6 +18,8 @@ struct Config {
   bool web_admits_user = false;                       // [daemon] web_access = "token" | "user"
   std::uint64_t output_limit_bytes = 1ull << 30;      // [daemon] output_limit, for each stream of a job
   std::filesystem::path agent;                        // [daemon] agent: the flotilla-agent program; empty = beside this one
+  bool leave_nothing = false;                         // [daemon] leave_nothing
+  std::string log_links;                              // [daemon] log_links, empty = none
   bool local_pilot = true;                            // [local_pilot] start
   std::uint32_t local_slots = 0;                      // [local_pilot] slots, 0 = processors
   std::int64_t pilot_idle_ms = -1;                    // [pilots] idle = "30m" | "never"
@@ -24,6 +27,8 @@ struct Config {
   // Not in the file: false = this daemon is only to stop what an earlier one has left.
   bool starts_local_pilot = true;
 };
+
+v1::Traces traces_of(const Config& config);
 
 // A file that is not there is an empty one.
 enum class Missing { defaults, refused };

@@ -112,6 +112,7 @@ HubConnectionConfig Hubs::config_for(const v1::ResourceSpec& spec) {
   config.state_dir = coordinator_.places().state;
   config.hub_id = to_hex(sha256(config.instance + spec.name())).substr(0, 16);
   config.cutoff_ms = coordinator_.config().pilot_cutoff_ms;
+  config.traces = traces_of(coordinator_.config());
   auto certificates = hub_certificates(coordinator_.journal(), config.hub_id, wall_ms());
   config.tls_ca = std::move(certificates.ca);
   config.tls_chain = std::move(certificates.chain);

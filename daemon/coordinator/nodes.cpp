@@ -6,6 +6,7 @@
 #include "daemon/coordinator/hubs.hpp"
 #include "daemon/coordinator/sessions.hpp"
 #include "daemon/core/hub_frames.hpp"
+#include "daemon/core/validate.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/version.hpp"
@@ -140,6 +141,7 @@ void Coordinator::launch(PilotId id) {
   start.mutable_settings()->set_cutoff_ms(order.cutoff_ms());
   start.mutable_settings()->set_time_ms(pilot.spec.time_ms());
   start.mutable_settings()->set_debug(order.debug());
+  *start.mutable_settings()->mutable_traces() = order.traces();
   start.set_scratch_dir(order.scratch_dir());
   *start.mutable_env() = order.env();
   *start.mutable_setup() = order.setup();
@@ -160,10 +162,12 @@ v1::LaunchPilot Coordinator::launch_order(const Pilot& pilot) const {
   *order.mutable_env() = resource.env();
   *order.mutable_setup() = resource.setup();
   order.set_setup_timeout_ms(resource.setup_timeout_ms());
-  *order.mutable_hosts() = resource.hosts();
+  const auto hosts = hosts_of(pilot.spec, resource);
+  order.mutable_hosts()->Assign(hosts.begin(), hosts.end());
   order.set_idle_ms(pilot.spec.idle_ms() ? pilot.spec.idle_ms() : config_.pilot_idle_ms);
   order.set_cutoff_ms(pilot.spec.cutoff_ms() ? pilot.spec.cutoff_ms() : config_.pilot_cutoff_ms);
   order.set_debug(pilot.spec.debug() || resource.debug());
+  *order.mutable_traces() = traces_of(config_);
   return order;
 }
 

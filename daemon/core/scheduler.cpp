@@ -231,7 +231,8 @@ Why why(const State& state, const Job& job, Now now) {
         limit_ms / 1000.0);
   else if (too_small)
     answer.sentence =
-        fmt::format("no node has {0} slots; start a pilot that has (flotilla pilot start RESOURCE --slots {0}) or ask for less", slots);
+        fmt::format("no node has {0} slots{1}; start a pilot that has (flotilla pilot start RESOURCE --slots {0}) or ask for less", slots,
+                    job.spec->worker().mpi() ? ", and all ranks of a worker are on one node" : "");
   else answer.sentence = "the pilots that it could use are ending";
   answer.transient = job.spec->beside_job() || busy || starting;
   return answer;

@@ -44,6 +44,11 @@ void check_env(const Map& env, Faults& faults) {
   }
 }
 
+void check_host(const std::string& host, Faults& faults) {
+  if (host.empty() || host[0] == '-' || host.find_first_of(" \t\n'\"`$;&|<>\\") != std::string::npos)
+    faults.add(fmt::format("hosts: '{}' is no name of a host", host));
+}
+
 void check_location(const std::string& location, Faults& faults) {
   const auto at = location.find('@');
   const std::string host_port = at == std::string::npos ? location : location.substr(at + 1);
@@ -124,9 +129,7 @@ Status check_resource(v1::ResourceSpec& spec, const std::map<std::string, Resour
   }
   check_path("scratch_dir", spec.scratch_dir(), faults);
   check_env(spec.env(), faults);
-  for (const auto& host : spec.hosts())
-    if (host.empty() || host[0] == '-' || host.find_first_of(" \t\n'\"`$;&|<>\\") != std::string::npos)
-      faults.add(fmt::format("hosts: '{}' is no name of a host", host));
+  for (const auto& host : spec.hosts()) check_host(host, faults);
   for (const auto& [key, value] : spec.options()) {
     if (spec.driver() == "ssh" && key == "ssh_config") check_ssh_config(value, faults);
     else
@@ -148,9 +151,12 @@ Status check_pilot(v1::PilotSpec& spec, const State& state) {
   }
   if (spec.node_count() == 0) spec.set_node_count(1);
   if (spec.node_count() > most_nodes) faults.add(fmt::format("node_count: {} is more than {}", spec.node_count(), most_nodes));
-  const auto hosts = static_cast<std::uint32_t>(resource->second.spec.hosts_size());
-  if (spec.node_count() > std::max(1u, hosts))
-    faults.add(hosts ? fmt::format("node_count: {} are asked for, resource '{}' names {} hosts", spec.node_count(), spec.resource(), hosts)
+  const auto& driver = resource->second.spec.driver();
+  const bool names_hosts = driver == "ssh" && spec.options().contains(hosts_option);
+  const auto hosts = hosts_of(spec, resource->second.spec).size();
+  if (spec.node_count() > std::max<std::size_t>(1, hosts))
+    faults.add(hosts ? fmt::format("node_count: {} are asked for, {} names {} hosts", spec.node_count(),
+                                   names_hosts ? "the option hosts" : fmt::format("resource '{}'", spec.resource()), hosts)
                      : fmt::format("node_count: {} are asked for, resource '{}' names no hosts: it is one node", spec.node_count(),
                                    spec.resource()));
   if (spec.slots_per_node() > most_slots) faults.add(fmt::format("slots_per_node: {} is more than {}", spec.slots_per_node(), most_slots));
@@ -160,10 +166,25 @@ Status check_pilot(v1::PilotSpec& spec, const State& state) {
   if (!spec.label().empty() && !valid_name(spec.label(), longest_label))
     faults.add(fmt::format("label: '{}' is not letters, digits, '.', '_' or '-'", spec.label()));
   for (const auto& [key, value] : spec.options()) {
-    (void)value;
-    faults.add(fmt::format("options: the {} driver has no option '{}'", resource->second.spec.driver(), key));
+    if (driver != "ssh" || key != hosts_option) {
+      faults.add(fmt::format("options: the {} driver has no option '{}'{}", driver, key, driver == "ssh" ? "; it has hosts" : ""));
+      continue;
+    }
+    for (const auto& host : hosts_of(spec, resource->second.spec)) check_host(host, faults);
   }
   return std::move(faults).result("the pilot is not right");
+}
+
+std::vector<std::string> hosts_of(const v1::PilotSpec& pilot, const v1::ResourceSpec& resource) {
+  const auto own = pilot.options().find(hosts_option);
+  if (own == pilot.options().end()) return {resource.hosts().begin(), resource.hosts().end()};
+  std::vector<std::string> hosts;
+  for (std::string_view rest = own->second;;) {
+    const auto end = std::min(rest.find(','), rest.size());
+    hosts.emplace_back(rest.substr(0, end));
+    if (end == rest.size()) return hosts;
+    rest.remove_prefix(end + 1);
+  }
 }
 
 Status check_tie(const v1::JobSpec& spec, const Pilot& pilot) {

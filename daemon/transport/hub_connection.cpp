@@ -161,6 +161,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     job->start.set_resource(session.resource);
     *job->start.mutable_env() = config_.spec.env();
     job->start.set_cutoff_ms(config_.cutoff_ms);
+    *job->start.mutable_traces() = config_.traces;
     job->test = test_;
     job->owner = this;
     job_ = job;

@@ -40,6 +40,7 @@ struct HubConnectionConfig {
   std::string hub_id;
   std::string tls_ca, tls_chain, tls_key;       // PEM; the intermediate CA of this hub
   std::int64_t cutoff_ms = 24LL * 3600 * 1000;  // the hub's; as the configuration says
+  v1::Traces traces;                            // the same
 };
 
 struct HubConnectionEvents {

@@ -213,6 +213,7 @@ void Core::launch(const v1::LaunchPilot& order, Moment now, Outbox& out) {
   settings.set_cutoff_ms(order.cutoff_ms());
   settings.set_time_ms(order.spec().time_ms());
   settings.set_debug(order.debug());
+  *settings.mutable_traces() = order.traces();
   if (ending_ || ended_.contains(order.pilot())) {
     v1::Frame frame;
     auto* refusal = frame.mutable_launch_report();

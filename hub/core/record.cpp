@@ -63,6 +63,8 @@ std::string format_record(const Record& record) {
                         {"cutoff_ms", launch.settings.cutoff_ms()},
                         {"time_ms", launch.settings.time_ms()},
                         {"debug", launch.settings.debug()},
+                        {"leave_nothing", launch.settings.traces().none()},
+                        {"log_links", launch.settings.traces().log_links()},
                         {"nodes", std::move(nodes)}});
   }
   const json all = {{"version", record_version},
@@ -108,6 +110,8 @@ Result<Record> parse_record(std::string_view text) {
       launch.settings.set_cutoff_ms(entry.at("cutoff_ms").get<std::int64_t>());
       launch.settings.set_time_ms(entry.at("time_ms").get<std::int64_t>());
       launch.settings.set_debug(entry.at("debug").get<bool>());
+      launch.settings.mutable_traces()->set_none(entry.value("leave_nothing", false));
+      launch.settings.mutable_traces()->set_log_links(entry.value("log_links", ""));
       for (const json& node : entry.at("nodes")) launch.nodes.emplace(node.at("node").get<std::uint32_t>(), node_from(node));
       record.launches.emplace(entry.at("pilot").get<std::uint64_t>(), std::move(launch));
     }

@@ -4,7 +4,12 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+
+#include "proto/base/paths.hpp"
+
 namespace flotilla {
+namespace fs = std::filesystem;
 namespace {
 constexpr std::size_t log_file_bytes = 4u << 20;  // a day of info-level messages of a busy daemon
 constexpr std::size_t log_files = 3;              // beside the present one
@@ -31,6 +36,24 @@ void set_log_debug(bool debug) {
   const auto level = debug ? spdlog::level::debug : spdlog::level::info;
   spdlog::set_level(level);
   spdlog::flush_on(level);
+}
+
+void link_log(const fs::path& file, const std::string& folder, const std::string& host) {
+  const fs::path dir =
+      folder == "~" || folder.starts_with("~/") ? home_dir() / folder.substr(std::min<std::size_t>(2, folder.size())) : fs::path(folder);
+  const fs::path link = dir / (host + "-" + file.filename().string());
+  std::error_code problem;
+  fs::create_directories(dir, problem);
+  fs::remove(link, problem);
+  fs::create_symlink(file, link, problem);
+  if (problem) spdlog::warn("there is no {}: {}", link.string(), problem.message());
+}
+
+std::vector<fs::path> files_of_log(const fs::path& file) {
+  std::vector<fs::path> files{file};
+  for (std::size_t i = 1; i <= log_files; ++i)
+    files.push_back(file.parent_path() / (file.stem().string() + "." + std::to_string(i) + file.extension().string()));
+  return files;
 }
 
 }  // namespace flotilla

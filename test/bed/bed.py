@@ -866,6 +866,7 @@ def start_code(daemon, **more):
 class Script:
     def __init__(self, process):
         self.process = process
+        self._said = b""    # beyond the last line that was asked for: nothing waits in a stream of Python's, where select does not see it
 
     def __enter__(self):
         return self
@@ -879,13 +880,16 @@ class Script:
 
     def line(self, timeout=30):
         """The next line that it prints."""
-        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
-        if not ready:
-            raise BedError(f"the script printed nothing for {timeout} s")
-        text = self.process.stdout.readline()
-        if not text:
-            raise BedError(f"the script ended with {self.process.wait()}:\n{self.process.stderr.read()}")
-        return text.rstrip("\n")
+        while b"\n" not in self._said:
+            ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+            if not ready:
+                raise BedError(f"the script printed nothing for {timeout} s")
+            more = os.read(self.process.stdout.fileno(), 65536)
+            if not more:
+                raise BedError(f"the script ended with {self.process.wait()}:\n{self.process.stderr.read()}")
+            self._said += more
+        text, _, self._said = self._said.partition(b"\n")
+        return text.decode()
 
     def tell(self, text):
         self.process.stdin.write(text + "\n")

@@ -47,7 +47,7 @@ WorkerSpec make_worker_spec(const WorkerRequest& request, const std::string& roo
                request.interpreter};
   spec.label = request.label;
   spec.processes = request.processes;
-  spec.threads = request.threads > 0 ? request.threads : 1;
+  spec.threads = request.threads;  // 0: a slot for each process, and OMP_NUM_THREADS is what it is there
   spec.mpi = request.processes > 1;
   spec.env["FLOTILLA_AMUSE_PROCESSES"] = std::to_string(request.processes);
   if (request.threads > 0) spec.env["OMP_NUM_THREADS"] = std::to_string(request.threads);

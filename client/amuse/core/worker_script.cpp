@@ -13,13 +13,20 @@ if [ "${FLOTILLA_AMUSE_DIR:-}" = bundle ]; then
   FLOTILLA_AMUSE_DIR=
   if [ "$how" = amuse ]; then how=bundle; fi
 fi
-# The package may be that folder, or lie in it.
+# The package may be that folder, or lie in it, as sources or in the environment that it is installed in.
 take() {
-  for below in "$1" "$1/amuse" "$1/src/amuse"; do
+  for below in "$1" "$1/amuse" "$1/src/amuse" "$1"/lib/python*/site-packages/amuse; do
     if [ -d "$below/community" ]; then home=$below; return 0; fi
   done
   return 1
 }
+refuse() {
+  printf '%s\n' "$@" >&2
+  exit 67
+}
+# A file of this job, or of a whole path, is found without AMUSE.
+needed=yes
+case $how:$code in folder:* | amuse:/*) needed= ;; esac
 python=
 for each in python3 python; do
   if command -v $each > /dev/null 2>&1; then python=$each; break; fi
@@ -34,17 +41,12 @@ case ${FLOTILLA_AMUSE_DIR:-} in
 esac
 if [ "$how" = bundle ]; then :
 elif [ -n "$home" ]; then
-  if [ ! -d "$home" ]; then
-    echo "amuse_dir of this resource does not exist on $(uname -n): $home" >&2
-    exit 67
-  fi
-  take "$home"
+  what='Set it to the folder of the package amuse, to the environment that it is installed in or to its sources, or leave it empty: then it is looked for.'
+  [ -d "$home" ] || refuse "amuse_dir of this resource does not exist on $(uname -n): $home" "$what"
+  take "$home" || [ -z "$needed" ] || refuse "there is no AMUSE in amuse_dir of this resource on $(uname -n): $home" "$what"
 else
-  for each in "${AMUSE_DIR:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/lib/python*/site-packages}" "${CONDA_PREFIX:+$CONDA_PREFIX/lib/python*/site-packages}"; do
-    [ -n "$each" ] || continue
-    for folder in $each; do
-      if take "$folder"; then break 2; fi
-    done
+  for each in "${AMUSE_DIR:-}" "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
+    if [ -n "$each" ] && take "$each"; then break; fi
   done
   if [ -z "$home" ] && [ -n "$python" ]; then
     home=$($python -c 'import importlib.util as u, os
@@ -52,16 +54,16 @@ s = u.find_spec("amuse")
 print(list(s.submodule_search_locations)[0] if s and s.submodule_search_locations else "")' 2> /dev/null)
   fi
   if [ -z "$home" ] && [ -n "${FLOTILLA_AMUSE_HERE:-}" ]; then take "$FLOTILLA_AMUSE_HERE"; fi
-  if [ -z "$home" ] && [ "$how" = amuse ]; then
-    case $code in
-      /*) ;;
-      *)
-        echo "AMUSE was not found on $(uname -n): neither AMUSE_DIR, a virtual or conda environment, nor python3 knows of it." >&2
-        echo "Set amuse_dir of the resource." >&2
-        exit 67 ;;
-    esac
-  fi
+  [ -n "$home" ] || [ -z "$needed" ] ||
+    refuse "AMUSE was not found on $(uname -n): neither AMUSE_DIR, a virtual or conda environment, nor python3 knows of it." \
+      "Set amuse_dir of the resource."
 fi
+# The Python of the environment that AMUSE is installed in knows AMUSE; another may not.
+case $home in
+  */lib/python*/site-packages/amuse)
+    own=${home%/lib/python*/site-packages/amuse}/bin/python3
+    if [ -x "$own" ]; then python=$own; fi ;;
+esac
 )sh";
 
 // A code that came with all that it needs; variables: FLOTILLA_AMUSE_BUNDLE_*. The C library's own loader comes along, so that the
@@ -69,17 +71,13 @@ fi
 constexpr char becoming_the_bundle[] = R"sh(
 if [ "$how" = bundle ]; then
   here=$(pwd)
-  cannot() {
-    echo "$1" >&2
-    exit 67
-  }
-  if [ -n "${FLOTILLA_AMUSE_BUNDLE_TROUBLE:-}" ]; then cannot "$FLOTILLA_AMUSE_BUNDLE_TROUBLE"; fi
+  if [ -n "${FLOTILLA_AMUSE_BUNDLE_TROUBLE:-}" ]; then refuse "$FLOTILLA_AMUSE_BUNDLE_TROUBLE"; fi
   machine=$(uname -m)
   if [ "$machine" != "$FLOTILLA_AMUSE_BUNDLE_MACHINE" ]; then
-    cannot "a bundle of codes for $FLOTILLA_AMUSE_BUNDLE_MACHINE does not run on $(uname -n), which is $machine: install AMUSE there and set amuse_dir"
+    refuse "a bundle of codes for $FLOTILLA_AMUSE_BUNDLE_MACHINE does not run on $(uname -n), which is $machine: install AMUSE there and set amuse_dir"
   fi
   if [ "${FLOTILLA_AMUSE_PROCESSES:-1}" != 1 ]; then
-    cannot "a bundle runs codes in one process: for number_of_workers=$FLOTILLA_AMUSE_PROCESSES install AMUSE on $(uname -n), with the MPI there, and set amuse_dir"
+    refuse "a bundle runs codes in one process: for number_of_workers=$FLOTILLA_AMUSE_PROCESSES install AMUSE on $(uname -n), with the MPI there, and set amuse_dir"
   fi
   export AMUSE_DIR="$here/bundle/amuse"
   echo "flotilla-amuse-home: $AMUSE_DIR" >&2
@@ -87,7 +85,8 @@ if [ "$how" = bundle ]; then
   if [ -n "${FLOTILLA_AMUSE_BUNDLE_MPI:-}" ]; then
     flag=true
     export OMPI_MCA_mca_base_component_path="$here/bundle/mpi" OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_hwloc_base_binding_policy=none
-    export OPAL_PREFIX="$here/bundle"
+    export OPAL_PREFIX="$here/bundle" OMPI_MCA_orte_tmpdir_base="$here"
+    export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}" OMPI_MCA_btl="${OMPI_MCA_btl:-self}"
     if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
   fi
   path=$AMUSE_DIR/$FLOTILLA_AMUSE_BUNDLE_CODE
@@ -108,21 +107,23 @@ case $how:$code in
       if [ ! -e "$path" ] && [ -e "$home/$up/$code" ]; then path=$home/$up/$code; fi
     done ;;
 esac
-if [ ! -e "$path" ]; then
-  echo "there is no $code below $home on $(uname -n): is this code of AMUSE built there?" >&2
-  exit 67
-fi
+[ -e "$path" ] || refuse "there is no $code below $home on $(uname -n): is this code of AMUSE built there?"
 export AMUSE_DIR="$home"
 run=
-if [ "$how" = folder ] || [ ! -x "$path" ]; then
-  # Its first line names the Python of the machine that it was made on.
-  case $(head -c 2 "$path" 2> /dev/null) in '#!') run=${python:-python3} ;; esac
-fi
+case $(head -c 200 "$path" 2> /dev/null | tr -d '\000' | head -n 1) in
+  '#!'*/env\ python*) run=${python:-python3} ;;
+  # It names the Python of the machine that it was made on.
+  '#!'*) if [ "$how" = folder ] || [ ! -x "$path" ]; then run=${python:-python3}; fi ;;
+esac
 if [ -n "$interpreter" ]; then run=$interpreter; fi
+# What Open MPI keeps in files: in /tmp it would stay when a worker is killed. Codes in Python start MPI too, by mpi4py.
+if [ "${FLOTILLA_AMUSE_PROCESSES:-1}" = 1 ]; then export OMPI_MCA_orte_tmpdir_base="$PWD"; fi
 # One process needs no mpiexec, which takes two seconds to notice a death: MPI starts in it by itself. 'true' is for codes that
 # were linked with MPI, which do not run without having started it.
 if [ "${FLOTILLA_AMUSE_PROCESSES:-1}" = 1 ] && [ -z "$run" ] && ldd "$path" 2> /dev/null | grep -q 'libmpi'; then
-  export OMPI_MCA_hwloc_base_binding_policy=none
+  # Open MPI's helper beside it, and the networks, are for processes that talk to others: starting without takes a seventh of the time.
+  export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_ess_singleton_isolated=1
+  export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}" OMPI_MCA_btl="${OMPI_MCA_btl:-self}"
   if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
   exec "$path" "$1" "$2" true
 fi

@@ -41,6 +41,15 @@ void tell(FakeDaemon& daemon, const std::function<void(v1::PilotSettings&)>& cha
   REQUIRE(daemon.run_until([&] { return daemon.hellos == hellos + 1; }));
 }
 
+// The pilot has taken all that it was sent before, and its answer comes after all that it said before.
+bool hear_all(FakeDaemon& daemon) {
+  static std::uint64_t request = 0;
+  v1::Frame frame;
+  frame.mutable_read_log()->set_request(++request);
+  daemon.send(frame);
+  return daemon.run_until([&] { return !daemon.logs.empty() && daemon.logs.back().request() == request; });
+}
+
 bool all_gone(FakeDaemon& daemon, const std::vector<pid_t>& pids) {
   return daemon.run_until([&] {
     for (pid_t pid : pids)
@@ -215,13 +224,6 @@ TEST_CASE("what nobody has taken yet keeps a pilot that is drained, or idle") {
   FakeDaemon daemon;
   daemon.take_output = false;
   start(daemon);
-  // The answer comes after all that the pilot said before.
-  auto hear_all = [&, request = std::uint64_t{0}]() mutable {
-    v1::Frame frame;
-    frame.mutable_read_log()->set_request(++request);
-    daemon.send(frame);
-    return daemon.run_until([&] { return !daemon.logs.empty() && daemon.logs.back().request() == request; });
-  };
   const auto job = daemon.submit_shell("head -c 5000000 /dev/zero; exit 3");
   SECTION("drained") {
     REQUIRE(daemon.wait_running(job));
@@ -237,8 +239,8 @@ TEST_CASE("what nobody has taken yet keeps a pilot that is drained, or idle") {
     REQUIRE(daemon.run_until([&] { return daemon.hellos == 2; }));
     CHECK(daemon.hello.pilot().inventory_size() == 1);
   }
-  REQUIRE(hear_all());
-  REQUIRE(hear_all());
+  REQUIRE(hear_all(daemon));
+  REQUIRE(hear_all(daemon));
   CHECK(daemon.endings == 0);
   CHECK(daemon.job(job).out.size() < 5'000'000);
   daemon.take_output = true;
@@ -307,6 +309,7 @@ TEST_CASE("idle, its time over, cut off: a pilot ends by itself") {
     start(daemon);
     start_tangle(daemon);
     tell(daemon, [](auto& settings) { settings.set_cutoff_ms(600); });
+    REQUIRE(hear_all(daemon));
     daemon.stop_listening();
     daemon.cut_link();
   }

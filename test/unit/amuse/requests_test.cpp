@@ -73,6 +73,7 @@ TEST_CASE("dynamic Python code is sent with its files, and runs from its folder"
   CHECK(spec.args == std::vector<std::string>{"folder", "code_worker.py", "/opt/python"});
   CHECK(spec.files.size() == 3);
   CHECK_FALSE(spec.mpi);
+  CHECK(spec.threads == 0);
   CHECK(spec.env.count("OMP_NUM_THREADS") == 0);
 }
 

@@ -14,6 +14,8 @@ web_port = 8042
 web_access = "user"
 output_limit = "64MiB"
 agent = "/opt/flotilla-agent"
+leave_nothing = true
+log_links = "~/logs"
 [local_pilot]
 start = false
 slots = 3
@@ -29,6 +31,8 @@ cutoff = "2h"
   CHECK(config->web_admits_user);
   CHECK(config->output_limit_bytes == 64u << 20);
   CHECK(config->agent == "/opt/flotilla-agent");
+  CHECK(traces_of(*config).none());
+  CHECK(traces_of(*config).log_links() == "~/logs");
   CHECK_FALSE(config->local_pilot);
   CHECK(config->local_slots == 3);
   CHECK(config->pilot_idle_ms == 30 * 60 * 1000);
@@ -37,11 +41,11 @@ cutoff = "2h"
 
 TEST_CASE("all faults at once, each with its line and key") {
   auto config = parse_config(
-      "[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\nweb_access = 'all'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
+      "[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\nweb_access = 'all'\nlog_links = 'here'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
   REQUIRE_FALSE(config);
-  CHECK(config.error().faults.size() == 6);
+  CHECK(config.error().faults.size() == 7);
   const std::string all = config.error().text();
-  for (const char* part : {"line 2", "'port'", "web_port", "durability", "web_access", "'pilot'", "idle"})
+  for (const char* part : {"line 2", "'port'", "web_port", "durability", "web_access", "log_links", "'pilot'", "idle"})
     CHECK(all.find(part) != std::string::npos);
 }
 

@@ -136,3 +136,28 @@ TEST_CASE("a pilot on an unknown resource is told what there is") {
   CHECK(status.error().code == Code::not_found);
   CHECK(status.error().hint.find("local") != std::string::npos);
 }
+
+TEST_CASE("a pilot may name its own hosts behind a front end") {
+  Harness h;
+  v1::ResourceSpec resource;
+  resource.set_name("hpc");
+  resource.set_location("me@front");
+  resource.add_hosts("node9");
+  REQUIRE(h.core.add_resource(resource, false, h.now, h.out));
+  v1::PilotSpec spec;
+  spec.set_resource("hpc");
+  CHECK(hosts_of(spec, h.core.state().resources.at("hpc").spec) == std::vector<std::string>{"node9"});
+  auto refusal = [&](unsigned nodes, const std::string& hosts) {
+    spec.set_node_count(nodes);
+    (*spec.mutable_options())["hosts"] = hosts;
+    const auto status = check_pilot(spec, h.core.state());
+    return status ? "" : status.error().text();
+  };
+  CHECK(refusal(2, "node1,node2") == "");
+  CHECK(hosts_of(spec, h.core.state().resources.at("hpc").spec) == std::vector<std::string>{"node1", "node2"});
+  CHECK(refusal(3, "node1,node2").find("node_count: 3 are asked for, the option hosts names 2 hosts") != std::string::npos);
+  CHECK(refusal(1, "node1,,node2").find("hosts: '' is no name of a host") != std::string::npos);
+  CHECK(refusal(1, "-oProxyCommand=x").find("hosts: '-oProxyCommand=x'") != std::string::npos);
+  spec.set_resource("local");
+  CHECK(refusal(1, "node1").find("options: the local driver has no option 'hosts'") != std::string::npos);
+}

@@ -22,6 +22,8 @@ TEST_CASE("a hub's record comes back as it was written") {
   launch.stopping = true;
   launch.settings.set_cutoff_ms(5);
   launch.settings.set_idle_ms(-1);
+  launch.settings.mutable_traces()->set_none(true);
+  launch.settings.mutable_traces()->set_log_links("~/logs");
   Node node;
   node.stage = Stage::left;
   node.host = "n1";
@@ -52,6 +54,8 @@ TEST_CASE("a hub's record comes back as it was written") {
   CHECK(got.stopping);
   CHECK(got.settings.cutoff_ms() == 5);
   CHECK(got.settings.idle_ms() == -1);
+  CHECK(got.settings.traces().none());
+  CHECK(got.settings.traces().log_links() == "~/logs");
   const Node& back = got.nodes.at(1);
   CHECK(back.stage == Stage::left);
   CHECK(back.secret == "s");
