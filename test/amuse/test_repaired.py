@@ -19,9 +19,11 @@ def test_an_error_says_what_went_wrong(user):
     out, _ = user.run(repaired("""
 pilot = Pilot(resource_name="nowhere", node_count=1, time=1 | units.hour, slots_per_node=1, label="", options="")
 print("error", said(lambda: instance.pilots.add_pilot(pilot)))
+print("window", said(instance.startup_viz))
 print("late", said(lambda: setattr(instance.parameters, "worker_queue_timeout", 3 | units.s)))
 """))
     assert "errorcode is -10" in out and "there is no resource 'nowhere'" in out
+    assert "open the web page" in lines(out, "window")[0]
     assert "worker_queue_timeout cannot be changed any more" in lines(out, "late")[0]
 
 

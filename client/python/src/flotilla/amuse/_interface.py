@@ -16,7 +16,7 @@ from flotilla.amuse import _sets
 from flotilla.amuse._channel import ControlChannel, repair
 from flotilla.amuse._functions import as_text, from_text
 
-FAILED = -10  # of every function that fails; get_current_error has the text
+FAILED, NOT_OFFERED = -10, -1  # of every function that fails; get_current_error has the text
 
 _RESOURCE = "name:s location:s amuse_dir:s tmp_dir:s= gateway:s= scheduler_type:s=ssh hub_queue_name:s= hub_time_minutes:i=1(minute)"
 _PILOT = "resource_name:s queue_name:s= node_count:i=1 time:i=60(minute) slots_per_node:i=1 label:s=default options:s="
@@ -179,7 +179,8 @@ class DistributedAmuse(CommonCode):
 
     def define_errorcodes(self, handler):
         super().define_errorcodes(handler)
-        handler.add_errorcode(FAILED, _CurrentError(self))
+        for code in (FAILED, NOT_OFFERED):
+            handler.add_errorcode(code, _CurrentError(self))
 
     def define_state(self, handler):
         super().define_state(handler)
