@@ -1,18 +1,10 @@
 #include "client/amuse/install.hpp"
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <algorithm>
+#include <string_view>
 
-#include <cerrno>
-#include <cstring>
-
+#include "client/amuse/programs.hpp"
 #include "proto/base/paths.hpp"
-#include "proto/base/unique_fd.hpp"
-
-extern char** environ;
 
 namespace flotilla::amuse {
 namespace fs = std::filesystem;
@@ -48,34 +40,13 @@ print(place("flotilla", "amuse"))
 
 // Its output; fails unless it exits with 0.
 Result<std::string> ask(const std::string& program, const char* code) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return fail(errno_error(Code::resource_exhausted, "cannot make a pipe"));
-  unique_fd read_end(ends[0]), write_end(ends[1]);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, write_end.get(), 1);
-  std::string words[] = {program, "-c", code};
-  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
-  pid_t pid = 0;
-  const int problem = posix_spawnp(&pid, program.c_str(), &actions, nullptr, argv, environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (problem)
-    return fail(Code::not_found, "cannot run " + program + ": " + std::strerror(problem), "name the Python that has AMUSE with --python");
-  write_end.reset();
-  std::string out;
-  char piece[4096];
-  for (;;) {
-    const auto count = ::read(read_end.get(), piece, sizeof piece);
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) break;
-    out.append(piece, static_cast<std::size_t>(count));
+  auto ran = run_program({program, "-c", code}, StandardError::passed_on);
+  if (!ran) {
+    ran.error().hint = "name the Python that has AMUSE with --python";
+    return fail(ran.error());
   }
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    return fail(Code::failed_precondition, program + " could not be asked where AMUSE is", "what it said is above");
-  return out;
+  if (ran->code != 0) return fail(Code::failed_precondition, program + " could not be asked where AMUSE is", "what it said is above");
+  return ran->output;
 }
 
 bool is_ours(const fs::path& file) {
@@ -104,6 +75,10 @@ std::vector<fs::path> places_of_the_worker(const fs::path& root, const fs::path&
   }
   found.push_back(distributed / worker_name);
   return found;
+}
+
+std::string script_for(const fs::path& program) {
+  return "#!/bin/sh\n" + std::string(mark) + "\nexec " + shell_quoted(program.string()) + " amuse serve \"$@\"\n";
 }
 
 }  // namespace
@@ -154,7 +129,7 @@ Result<Touched> install(const AmusePlace& place, const fs::path& program) {
       touched.lines.push_back((there ? "replaced " : "made ") + file.string() + ": AMUSE has none of its own");
     }
   }
-  const std::string script = "#!/bin/sh\n" + std::string(mark) + "\nexec " + shell_quoted(program.string()) + " amuse serve \"$@\"\n";
+  const std::string script = script_for(program);
   for (const auto& file : places_of_the_worker(place.root, folder)) {
     std::error_code problem;
     const fs::path kept = file.string() + kept_suffix;
@@ -175,6 +150,17 @@ Result<Touched> install(const AmusePlace& place, const fs::path& program) {
                             (fs::exists(kept, problem) ? " (what was there is " + kept.filename().string() + " beside it)" : ""));
   }
   return touched;
+}
+
+Installed installed(const AmusePlace& place, const fs::path& program) {
+  if (place.distributed.empty()) return {};
+  const auto first = places_of_the_worker(place.root, place.distributed).front();
+  const auto text = read_file(first);
+  if (!text) return {};
+  return {!is_ours(first)                ? Installed::What::another
+          : *text == script_for(program) ? Installed::What::ours
+                                         : Installed::What::other_flotilla,
+          first};
 }
 
 Result<Touched> uninstall(const AmusePlace& place) {

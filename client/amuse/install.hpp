@@ -27,6 +27,13 @@ struct Touched {
 // `program`: the flotilla that the installed worker becomes. An AMUSE without amuse.community.distributed gets a package of that name,
 // which is flotilla.amuse. Done twice it does nothing more.
 Result<Touched> install(const AmusePlace& place, const std::filesystem::path& program);
+// What AMUSE starts as its distributed_worker.
+struct Installed {
+  enum class What { nothing, ours, other_flotilla, another };
+  What what = What::nothing;
+  std::filesystem::path file;
+};
+Installed installed(const AmusePlace& place, const std::filesystem::path& program);
 // What install() did is undone; nothing where it was not installed.
 Result<Touched> uninstall(const AmusePlace& place);
 

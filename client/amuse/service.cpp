@@ -419,6 +419,7 @@ void Service::end_own() {
       std::fprintf(stderr, "%s could not be ended: %s\n", what.c_str(), error.what());
     }
   };
+  jobs_.cancel_all();
   for (const auto& [id, number] : pilot_numbers_)
     attempt("pilot " + std::to_string(number), [&, number = number] { attached_->pilot(number).stop(); });
   for (const auto& [id, number] : pilot_numbers_)
@@ -442,6 +443,7 @@ void Service::end_all() {
   if (daemon_) daemon_->end();  // whoever waits for a worker is told
   else end_own();
   reap(true);
+  jobs_.clear();
   daemon_.reset();
   attached_.reset();
   resources_.clear();

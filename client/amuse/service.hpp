@@ -14,6 +14,7 @@
 
 #include "client/amuse/core/names.hpp"
 #include "client/amuse/core/worker_request.hpp"
+#include "client/amuse/jobs.hpp"
 #include "client/amuse/outputs.hpp"
 #include "client/amuse/private_daemon.hpp"
 #include "flotilla/client.hpp"
@@ -67,6 +68,10 @@ class Service {
   WorkerRow worker(int id) const;
   std::vector<int> worker_ids() const;
 
+  int submit(const ScriptRow& row) { return jobs_.submit(daemon(), row, root_, parameters.debug, outputs_); }
+  int submit(const FunctionRow& row) { return jobs_.submit(daemon(), row, root_, parameters.debug, outputs_); }
+  Jobs& jobs() { return jobs_; }
+
   void end_all();
 
  private:
@@ -107,6 +112,7 @@ class Service {
   std::list<Served> served_;
   int worker_count_ = 0;
   Outputs outputs_;
+  Jobs jobs_;
 };
 
 }  // namespace flotilla::amuse

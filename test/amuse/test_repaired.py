@@ -197,7 +197,7 @@ def own_pilot(user):
 
 
 ATTACHED = """
-import sys
+import sys, time
 from flotilla.amuse import DistributedAmuse, Pilot, Resource
 from amuse.community.bhtree.interface import BHTree
 from amuse.units import units
@@ -205,6 +205,7 @@ instance = DistributedAmuse(attach={attach}, redirection="none")
 instance.use_for_all_workers()
 code = BHTree(label="mine")
 print("there", code.get_number_of_particles(), len(instance.pilots), instance.workers[0].status)
+job = instance.submit_function_job("mine", "", "", time.sleep, 1000)
 instance.resources.add_resource(Resource(name="more", location="", amuse_dir=""))
 instance.pilots.add_pilot(Pilot(resource_name="more", node_count=1, time=1 | units.hour, slots_per_node=1, label="new"))
 other = BHTree(label="new")
@@ -215,7 +216,8 @@ print("added", other.get_number_of_particles(), len(instance.workers), flush=Tru
 
 def there_is(user):
     pilots = sorted(each["id"] for each in json.loads(own(user, "pilot", "list", "--json")))
-    return pilots, sorted(each["spec"]["name"] for each in json.loads(own(user, "resource", "list", "--json")))
+    resources = sorted(each["spec"]["name"] for each in json.loads(own(user, "resource", "list", "--json")))
+    return pilots, resources, [each["id"] for each in json.loads(own(user, "job", "list", "--state", "running", "--json"))]
 
 
 @pytest.mark.parametrize("attach", ["True", "the state directory"])
@@ -256,29 +258,26 @@ DistributedAmuse(attach=True).commit_parameters()
     assert re.search(r"no daemon runs.*flotilla daemon start", err, re.S)
 
 
-def test_functions_travel_as_text(tmp_path):
-    """To a Python that knows neither the script nor this package."""
-    (tmp_path / "sender.py").write_text("""
-import math
-from flotilla.amuse._functions import as_text
-factor = 3
-def helper(x):
-    return math.sqrt(x) * factor
-def work(x, more=0):
-    if x < 0:
-        raise ValueError("below zero: ü")
-    return helper(x) + more
-print(as_text((work, (4,), {"more": 1, "text": "größe-木"})).encode("unicode_escape").decode())
-""")
-    (tmp_path / "receiver.py").write_text("""
-import pickle, sys
-sys.modules["flotilla"] = None
-work, args, words = pickle.loads(sys.argv[1].encode().decode("unicode_escape").encode("latin-1"))
-print("result", work(*args, more=words["more"]), words["text"])
-""")
-    text = subprocess.run([sys.executable, tmp_path / "sender.py"], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-    out = subprocess.run([sys.executable, tmp_path / "receiver.py", text], capture_output=True, text=True, check=True, timeout=60).stdout
-    assert lines(out, "result") == ["7.0 größe-木"]
+def test_jobs_are_in_sets(user):
+    (user.folder / "scripts").mkdir()
+    (user.folder / "scripts/s.py").write_text("import sys; print(sys.argv[1:])")
+    out, _ = user.run(repaired("""
+from flotilla.amuse import ScriptJob
+added = instance.script_jobs.submit_script_job(ScriptJob(script_dir="scripts", script_name="s.py", arguments="a 'b c'", stdout_file="s.out", label="here"))
+print("script", type(added).__name__, added.script_name, added.label)
+number = instance.submit_function_job("here", "", "", sum, [1, 2, 3])
+print("function", len(instance.function_jobs), instance.function_jobs[0].label, instance.get_function_job_result(number))
+print("function is", instance.function_jobs[0].status)
+instance.wait_for_script_jobs()
+print("script is", instance.script_jobs[0].status)
+instance.script_jobs.remove_script_job(instance.script_jobs[0])
+instance.function_jobs.remove_function_job(instance.function_jobs[0])
+print("left", len(instance.script_jobs), len(instance.function_jobs))
+"""))
+    assert lines(out, "script") == ["ScriptJob s.py here", "is DONE"]
+    assert lines(out, "function") == ["1 here 6", "is DONE"]
+    assert lines(out, "left") == ["0 0"]
+    assert (user.folder / "s.out").read_text() == "['a', 'b c']\n"
 
 
 STRUCK = """

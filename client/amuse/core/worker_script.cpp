@@ -1,11 +1,12 @@
 #include "client/amuse/core/worker_request.hpp"
 
 namespace flotilla::amuse {
+namespace {
 
 // Arguments: how the code is found ("amuse" = a path below AMUSE's root directory, "folder" = a file of this job), the code, the
 // Python that runs it or nothing, the program's own port, host and flag. Variables: FLOTILLA_AMUSE_DIR, from the resource; FLOTILLA_AMUSE_HERE, the root on the
 // script's machine, tried last (a shared file system).
-const char worker_script[] = R"sh(#!/bin/sh
+constexpr char search[] = R"sh(#!/bin/sh
 how=$1 code=$2 interpreter=$3
 shift 3
 # The package may be that folder, or lie in it.
@@ -56,6 +57,9 @@ print(list(s.submodule_search_locations)[0] if s and s.submodule_search_location
     esac
   fi
 fi
+)sh";
+
+constexpr char becoming_the_code[] = R"sh(
 if [ "${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-${PMIX_RANK:-0}}}" = 0 ]; then echo "flotilla-amuse-home: $home" >&2; fi
 case $how:$code in
   folder:*) path=./$code ;;
@@ -87,5 +91,49 @@ if [ "${FLOTILLA_AMUSE_PROCESSES:-1}" = 1 ] && [ -z "$run" ] && ldd "$path" 2> /
 fi
 exec ${run:+"$run"} "$path" "$@"
 )sh";
+
+// One line for each thing, words apart by tabs. `find` goes through links: packages of codes may be such.
+constexpr char telling[] = R"sh(
+tab=$(printf '\t')
+say() { printf '%s' "$1"; shift; printf '\t%s' "$@"; printf '\n'; }
+say host "$(uname -n)"
+say home "$home"
+say version "$(grep -E '^(__version__|version) *=' "$home/_version.py" 2> /dev/null | head -n 1)"
+if [ -n "$python" ]; then say python "$(command -v "$python")"; fi
+if mpiexec=$(command -v mpiexec 2> /dev/null); then
+  say mpiexec "$mpiexec" "$(readlink -f "$mpiexec")" "$(mpiexec --version 2>&1 < /dev/null | head -n 2 | tr '\n\t' '  ')"
+fi
+seen=
+find -L "$home/community" "$home/_workers" "$home"/../amuse_* -maxdepth 3 -type f \
+  '(' '(' '(' -name '*_worker' -o -name '*_worker_*' ')' ! -name '*.*' ')' -o -name '*worker.py' ')' 2> /dev/null | sort -u |
+while IFS= read -r path; do
+  case ${path##*/} in distributed_worker*) continue ;; esac
+  kind=program
+  case $(head -c 2 "$path" 2> /dev/null | tr -d '\0') in
+    '#!') kind=script ;;
+    *) case $path in *.py) continue ;; esac ;;
+  esac
+  say code "$path" $kind
+  [ $kind = program ] || continue
+  ldd "$path" 2> /dev/null | sed -nE 's/^[[:space:]]*([^ ]*) => (not found|[^ ]*).*/\1'"$tab"'\2/p' |
+    grep -E 'not found|^libmpi(ch)?\.so' | sort -u | sed "s/^/needs$tab/"
+done | while IFS= read -r line; do
+  printf '%s\n' "$line"
+  case $line in needs*"not found"*) continue ;; needs*) library=${line##*"$tab"} ;; *) continue ;; esac
+  case " $seen " in *" $library "*) continue ;; esac
+  seen="$seen $library"
+  # MPI's own word for what it is; may be asked before it is started.
+  say library "$library" "$(readlink -f "$library")" "$("${python:-python3}" -c 'import ctypes, sys
+text, size = ctypes.create_string_buffer(8192), ctypes.c_int()
+ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL).MPI_Get_library_version(text, ctypes.byref(size))
+print(text.value.decode(errors="replace"))' "$library" 2> /dev/null | head -n 2 | tr '\n\t' '  ')"
+done
+say end
+)sh";
+
+}  // namespace
+
+std::string worker_script() { return std::string(search) + becoming_the_code; }
+std::string probe_script() { return std::string(search) + telling; }
 
 }  // namespace flotilla::amuse

@@ -12,9 +12,8 @@ from amuse.support.exceptions import AmuseException, CodeException
 from amuse.support.options import GlobalOptions
 from amuse.units import units
 
-from flotilla.amuse import _sets
+from flotilla.amuse import _functions, _sets
 from flotilla.amuse._channel import ControlChannel, repair
-from flotilla.amuse._functions import as_text, from_text
 
 FAILED, NOT_OFFERED = -10, -1  # of every function that fails; get_current_error has the text
 
@@ -274,7 +273,7 @@ class DistributedAmuse(CommonCode):
 
     def submit_function_job(self, label, stdout_file, stderr_file, function, *args, **kwargs):
         """Runs ``function(*args, **kwargs)`` on a pilot with that label, "" for any; returns the job's id, of which there is one in function_jobs."""
-        call = {"function": as_text(function), "arguments": as_text(args), "kwarguments": as_text(kwargs)}
+        call = {"function": _functions.dumps(function, args, kwargs), "arguments": "", "kwarguments": ""}
         self._ensure_committed()
         made = self.overridden().submit_function_job(label=label, stdout_file=stdout_file, stderr_file=stderr_file, **call)
         self.function_jobs._add_indices_in_attribute_storage([made])
@@ -282,7 +281,7 @@ class DistributedAmuse(CommonCode):
 
     def get_function_job_result(self, job_id):
         """Waits for what the function returns; what it raises is raised here."""
-        return from_text(self.overridden().get_function_job_result(job_id))
+        return _functions.loads(self.overridden().get_function_job_result(job_id))
 
     @property
     def workers(self):
