@@ -9,6 +9,10 @@ namespace {
 constexpr char search[] = R"sh(#!/bin/sh
 how=$1 code=$2 interpreter=$3
 shift 3
+if [ "${FLOTILLA_AMUSE_DIR:-}" = bundle ]; then
+  FLOTILLA_AMUSE_DIR=
+  if [ "$how" = amuse ]; then how=bundle; fi
+fi
 # The package may be that folder, or lie in it.
 take() {
   for below in "$1" "$1/amuse" "$1/src/amuse"; do
@@ -28,7 +32,8 @@ case ${FLOTILLA_AMUSE_DIR:-} in
   '~/'*) home=$HOME/${FLOTILLA_AMUSE_DIR#??} ;;
   *) home=$HOME/$FLOTILLA_AMUSE_DIR ;;
 esac
-if [ -n "$home" ]; then
+if [ "$how" = bundle ]; then :
+elif [ -n "$home" ]; then
   if [ ! -d "$home" ]; then
     echo "amuse_dir of this resource does not exist on $(uname -n): $home" >&2
     exit 67
@@ -56,6 +61,38 @@ print(list(s.submodule_search_locations)[0] if s and s.submodule_search_location
         exit 67 ;;
     esac
   fi
+fi
+)sh";
+
+// A code that came with all that it needs; variables: FLOTILLA_AMUSE_BUNDLE_*. The C library's own loader comes along, so that the
+// machine's may be older. Open MPI in one process needs none of its daemons.
+constexpr char becoming_the_bundle[] = R"sh(
+if [ "$how" = bundle ]; then
+  here=$(pwd)
+  cannot() {
+    echo "$1" >&2
+    exit 67
+  }
+  if [ -n "${FLOTILLA_AMUSE_BUNDLE_TROUBLE:-}" ]; then cannot "$FLOTILLA_AMUSE_BUNDLE_TROUBLE"; fi
+  machine=$(uname -m)
+  if [ "$machine" != "$FLOTILLA_AMUSE_BUNDLE_MACHINE" ]; then
+    cannot "a bundle of codes for $FLOTILLA_AMUSE_BUNDLE_MACHINE does not run on $(uname -n), which is $machine: install AMUSE there and set amuse_dir"
+  fi
+  if [ "${FLOTILLA_AMUSE_PROCESSES:-1}" != 1 ]; then
+    cannot "a bundle runs codes in one process: for number_of_workers=$FLOTILLA_AMUSE_PROCESSES install AMUSE on $(uname -n), with the MPI there, and set amuse_dir"
+  fi
+  export AMUSE_DIR="$here/bundle/amuse"
+  echo "flotilla-amuse-home: $AMUSE_DIR" >&2
+  flag=false
+  if [ -n "${FLOTILLA_AMUSE_BUNDLE_MPI:-}" ]; then
+    flag=true
+    export OMPI_MCA_mca_base_component_path="$here/bundle/mpi" OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_hwloc_base_binding_policy=none
+    export OPAL_PREFIX="$here/bundle"
+    if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+  fi
+  path=$AMUSE_DIR/$FLOTILLA_AMUSE_BUNDLE_CODE
+  if [ -z "${FLOTILLA_AMUSE_BUNDLE_LOADER:-}" ]; then exec "$path" "$1" "$2" "$flag"; fi
+  exec "$here/bundle/lib/$FLOTILLA_AMUSE_BUNDLE_LOADER" --library-path "$here/bundle/lib" "$path" "$1" "$2" "$flag"
 fi
 )sh";
 
@@ -133,7 +170,7 @@ say end
 
 }  // namespace
 
-std::string worker_script() { return std::string(search) + becoming_the_code; }
+std::string worker_script() { return std::string(search) + becoming_the_bundle + becoming_the_code; }
 std::string probe_script() { return std::string(search) + telling; }
 
 }  // namespace flotilla::amuse
