@@ -172,8 +172,7 @@ void Check::here() {
   step.status = now.what == Installed::What::ours ? Status::ok : Status::failed;
   step.hint = now.what == Installed::What::ours ? "" : by_hand;
   if (place->distributed.empty()) {
-    step.message = "this AMUSE has no amuse.community.distributed";
-    step.hint = place->python + " -m pip install amuse-distributed, and then: " + by_hand;
+    step.message = "this AMUSE has no amuse.community.distributed; Flotilla can stand in for it";
   } else if (now.what == Installed::What::ours) {
     step.message = now.file.string() + " is this Flotilla";
   } else if (now.what == Installed::What::other_flotilla) {

@@ -95,6 +95,10 @@ class Control {
     });
     // Not in AMUSE's own interface: flotilla.amuse asks for these.
     worker_.function("attach", [this](Text where) { return set("attach", [&] { service_.parameters.attach = where; }); });
+    worker_.function("get_worker_socket", [this](std::string& path) {
+      path = service_.worker_socket();
+      return 0;
+    });
     worker_.function("get_webinterface_link", [this](std::string& link) { return guarded([&] { link = service_.web_link(); }); });
     worker_.function("initialize_code", [] { return 0; });
     worker_.function("commit_parameters", [this] { return guarded([&] { service_.commit(); }); });

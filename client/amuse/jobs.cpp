@@ -211,12 +211,14 @@ void Jobs::wait_for_scripts(const GivenUp& given_up) const {
 }
 
 void Jobs::cancel_all() {
-  const auto cancel = [](const auto& entries) {
-    for (const auto& [id, entry] : entries) try {
+  const auto cancel = [](auto& jobs) {
+    for (auto& [id, entry] : jobs) {
+      try {
         entry.job->cancel();
-      } catch (const FlotillaError& error) {
+      } catch (const std::exception& error) {
         std::fprintf(stderr, "job %d could not be ended: %s\n", id, error.what());
       }
+    }
   };
   cancel(scripts_);
   cancel(functions_);

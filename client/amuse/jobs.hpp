@@ -61,8 +61,8 @@ class Jobs {
   void wait_for_scripts(const GivenUp& given_up) const;
   void cancel_script(int id);  // and forgets it
   void cancel_function(int id);
-  void cancel_all();
-  void clear();  // when all end
+  void cancel_all();  // in a daemon that stays; what cannot be is told on stderr
+  void clear();       // after cancel_all() or the daemon's end
 
  private:
   template <class Row>

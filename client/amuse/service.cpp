@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,7 +22,9 @@
 #include "client/amuse/core/home_line.hpp"
 #include "client/amuse/core/own_words.hpp"
 #include "client/amuse/relay.hpp"
+#include "proto/base/paths.hpp"
 #include "proto/base/socket_diag.hpp"
+#include "proto/channel/hand_over.hpp"
 
 namespace flotilla::amuse {
 namespace {
@@ -50,15 +53,22 @@ auto& find(Map& map, int id, const char* what) {
   return it->second;
 }
 
-void send_reply(int to, const wire::Header& asked, bool error, std::string_view text) {
+std::string reply_with(const wire::Header& asked, bool error, std::string_view text) {
   wire::Header header{wire::native_big_endian, error, asked.call_id, asked.function_id, asked.call_count};
   wire::PackedStrings strings;
   header.counts[wire::string_type] = 1;
   strings.add(text);
   unsigned char head[wire::header_size];
   wire::format_header(header, head);
-  iovec parts[] = {{head, sizeof head}, {strings.lengths.data(), 4}, {strings.text.data(), strings.text.size()}};
-  wire::FdStream(to).write(parts, 3);
+  std::string reply(reinterpret_cast<const char*>(head), sizeof head);
+  reply.append(reinterpret_cast<const char*>(strings.lengths.data()), strings.lengths.size() * 4);
+  return reply + strings.text;
+}
+
+void send_reply(int to, const wire::Header& asked, bool error, std::string_view text) {
+  const auto reply = reply_with(asked, error, text);
+  iovec parts[] = {{const_cast<char*>(reply.data()), reply.size()}};
+  wire::FdStream(to).write(parts, 1);
 }
 
 std::string last_lines(const std::optional<ExitReason>& exit) {
@@ -337,24 +347,43 @@ void Service::listen() {
       ::listen(listener_.get(), SOMAXCONN) != 0 || getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
     throw std::system_error(errno, std::generic_category(), "cannot listen for workers' connections");
   port_ = ntohs(address.sin_port);
+  listen_locally();
   acceptor_ = std::thread([this] { accept_all(); });
+}
+
+// In the private folder where this user's daemon listens as well. Where its name is too long for a socket, there is none.
+void Service::listen_locally() {
+  const auto folder = runtime_dir();
+  const auto path = (folder / ("amuse-" + std::to_string(getpid()) + ".sock")).string();
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  if (const auto made = make_private_dir(folder); !made) fail_with(ErrorCode::failed_precondition, made.error().message, made.error().hint);
+  local_listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ::unlink(path.c_str());  // of a process that died, and had our number
+  if (!local_listener_ || bind(local_listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(local_listener_.get(), SOMAXCONN) != 0)
+    throw std::system_error(errno, std::generic_category(), "cannot listen at " + path);
+  socket_path_ = path;
 }
 
 void Service::accept_all() {
   for (;;) {
-    pollfd waits[2] = {{listener_.get(), POLLIN, 0}, {ending_.get(), POLLIN, 0}};
-    if (::poll(waits, 2, -1) < 0) continue;
-    if (waits[1].revents) return;
-    unique_fd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    pollfd waits[3] = {{listener_.get(), POLLIN, 0}, {local_listener_.get(), POLLIN, 0}, {ending_.get(), POLLIN, 0}};
+    if (::poll(waits, 3, -1) < 0) continue;
+    if (waits[2].revents) return;
+    const bool local = waits[1].revents;
+    unique_fd client(accept4(local ? local_listener_.get() : listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!client) {
-      if (errno == EMFILE || errno == ENFILE) ::poll(&waits[1], 1, 100);  // until something is closed
+      if (errno == EMFILE || errno == ENFILE) ::poll(&waits[2], 1, 100);  // until something is closed
       continue;
     }
     reap(false);
     const std::lock_guard lock(mutex_);
     auto& served = served_.emplace_back();
     try {
-      served.thread = std::thread([this, &served, fd = client.get()] { serve(served, unique_fd(fd)); });
+      served.thread = std::thread([this, &served, fd = client.get(), local] { serve(served, unique_fd(fd), local); });
       (void)client.release();
     } catch (const std::system_error& error) {
       std::fprintf(stderr, "worker port: a connection is closed unserved, as no thread can be started: %s\n", error.what());
@@ -377,7 +406,7 @@ void Service::reap(bool all) {
   for (auto& each : ended) each.thread.join();
 }
 
-void Service::serve(Served& served, unique_fd client) {
+void Service::serve(Served& served, unique_fd client, bool local) {
   {
     const std::lock_guard lock(mutex_);
     served.fd = client.get();
@@ -385,8 +414,9 @@ void Service::serve(Served& served, unique_fd client) {
   try {
     const int one = 1;
     setsockopt(client.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (const auto peer = peer_end(client.get()); !peer || (peer->uid != getuid() && peer->uid != 0))
-      throw MessageError("this port serves user " + std::to_string(getuid()) + " alone");
+    const auto peer = local ? std::nullopt : peer_end(client.get());
+    const bool welcome = local ? channel::check_peer_uid(client.get()).has_value() : peer && (peer->uid == getuid() || peer->uid == 0);
+    if (!welcome) throw MessageError("this port serves user " + std::to_string(getuid()) + " alone");
     timeval patience{greeting_patience_ms / 1000, 0};
     setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     std::string greeting(worker_greeting.size(), '\0');
@@ -409,7 +439,7 @@ void Service::serve(Served& served, unique_fd client) {
       send_reply(fd, wire::Header{.call_count = 0}, false, name);
     } else if (is(worker_greeting)) {
       setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
-      serve_worker(served, client);
+      serve_worker(served, client, local);
     } else {
       send_reply(client.get(), wire::Header{.function_id = start_worker_id}, true,
                  "this port takes TYPE_WORKER or TYPE_OUTPUT, not '" + greeting + "'");
@@ -435,7 +465,7 @@ bool Service::may_be_bundled(const std::string& label) const {
   return label.empty() ? !bundled_.empty() : bundled_.contains(label);
 }
 
-void Service::serve_worker(Served& served, const unique_fd& client) {
+void Service::serve_worker(Served& served, const unique_fd& client, bool local) {
   wire::FdStream stream(client.get());
   wire::Message message;
   if (!wire::receive(stream, message, 1u << 20)) return;
@@ -480,24 +510,62 @@ void Service::serve_worker(Served& served, const unique_fd& client) {
     return;
   }
   set_status(served, "RUNNING");
-  send_reply(client.get(), message.header, false, follower->home());
-  Relay relay(client.get(), worker->fd(), ending_.get(), worker->counters());
+  if (local) {
+    if (const auto sent = channel::send_fds(client.get(), reply_with(message.header, false, follower->home()), {worker->fd()}); !sent)
+      throw ChannelClosed(sent.error().message);
+    serve_handed_over(served, client, *worker);
+  } else {
+    send_reply(client.get(), message.header, false, follower->home());
+    serve_relayed(served, client, *worker);
+  }
+  worker->close();
+}
+
+void Service::serve_relayed(Served& served, const unique_fd& client, Worker& worker) {
+  Relay relay(client.get(), worker.fd(), ending_.get(), worker.counters());
   RelayEnd end = RelayEnd::told;
   try {
     end = relay.run();
   } catch (const MessageError& error) {
-    std::fprintf(stderr, "worker %s: %s\n", request.name().c_str(), error.what());
+    std::fprintf(stderr, "worker %s: %s\n", served.row.executable.c_str(), error.what());
   }
   if (end == RelayEnd::worker_left) {
     set_status(served, "FAILED");
-    relay.answer_for_the_dead(own_words(cause_of(*worker)));
+    relay.answer_for_the_dead(own_words(cause_of(worker)));
   }
-  {
-    const std::lock_guard lock(mutex_);
-    served.id = 0;  // it is a worker no more
+  forget(served);
+  if (end == RelayEnd::stopped) worker.exit(own_end_limit);
+}
+
+// The script has the worker's socket. On this connection it says with a message of the stop function that the worker was stopped; with
+// any other it asks why the worker's socket ended, which is answered with an error of that text. Its end ends the worker.
+void Service::serve_handed_over(Served& served, const unique_fd& client, Worker& worker) {
+  wire::FdStream stream(client.get());
+  wire::Message asked;
+  for (int end_of = worker.fd();;) {
+    pollfd waits[3] = {{client.get(), POLLIN, 0}, {ending_.get(), POLLIN, 0}, {end_of, POLLRDHUP, 0}};
+    if (::poll(waits, 3, -1) < 0) continue;
+    if (waits[1].revents) return forget(served);
+    if (waits[2].revents) {  // the script finds out as we do, and says that it stopped it, or asks
+      set_status(served, "FAILED");
+      end_of = -1;
+    }
+    if (!waits[0].revents) continue;
+    if (!wire::receive(stream, asked, 1u << 10)) return forget(served);
+    if (asked.header.function_id == wire::stop_id) {
+      forget(served);
+      send_reply(client.get(), asked.header, false, "");
+      worker.exit(own_end_limit);
+      return;
+    }
+    send_reply(client.get(), asked.header, true, own_words(cause_of(worker)));
   }
-  if (end == RelayEnd::stopped) worker->exit(own_end_limit);
-  worker->close();
+}
+
+// It is a worker no more.
+void Service::forget(Served& served) {
+  const std::lock_guard lock(mutex_);
+  served.id = 0;
 }
 
 // What this script started in a daemon that is not its own. One that could not be ended is told, and keeps none of the others.
@@ -509,6 +577,7 @@ void Service::end_own() {
       std::fprintf(stderr, "%s could not be ended: %s\n", what.c_str(), error.what());
     }
   };
+  jobs_.cancel_all();
   for (const auto& [id, number] : pilot_numbers_)
     attempt("pilot " + std::to_string(number), [&, number = number] { attached_->pilot(number).stop(); });
   for (const auto& [id, number] : pilot_numbers_)
@@ -523,6 +592,9 @@ void Service::end_all() {
   if (ending_ && ::write(ending_.get(), &one, sizeof one) < 0) std::perror("cannot end the worker port");
   if (acceptor_.joinable()) acceptor_.join();
   listener_.reset();
+  local_listener_.reset();
+  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
+  socket_path_.clear();
   {
     const std::lock_guard lock(mutex_);
     for (const auto& each : served_)

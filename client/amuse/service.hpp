@@ -56,6 +56,9 @@ class Service {
   bool committed() const { return daemon_ || attached_; }
   void commit();                             // starts or reaches the daemon, and starts the worker port
   int worker_port() const { return port_; }  // -1 before commit()
+  // The worker port again, as a unix socket: there the worker's own socket is handed over, and nothing is between the script and it.
+  // Empty before commit(), or when there is none.
+  const std::string& worker_socket() const { return socket_path_; }
   int web_port() const;
   std::string web_link() const;  // with what the page wants to know who asks
 
@@ -99,9 +102,13 @@ class Service {
   Worker start(const WorkerSpec& spec, int client);
   bool may_be_bundled(const std::string& label) const;
   void listen();
+  void listen_locally();
   void accept_all();
-  void serve(Served& served, unique_fd client);
-  void serve_worker(Served& served, const unique_fd& client);
+  void serve(Served& served, unique_fd client, bool local);
+  void serve_worker(Served& served, const unique_fd& client, bool local);
+  void serve_relayed(Served& served, const unique_fd& client, Worker& worker);
+  void serve_handed_over(Served& served, const unique_fd& client, Worker& worker);
+  void forget(Served& served);
   void set_status(Served& served, const char* status);
   void reap(bool all);
   void end_own();
@@ -115,7 +122,8 @@ class Service {
   int resource_count_ = 0, pilot_count_ = 0;
 
   int port_ = -1;
-  unique_fd listener_, ending_;  // `ending_` is readable when all connections are to end
+  std::string socket_path_;
+  unique_fd listener_, local_listener_, ending_;  // `ending_` is readable when all connections are to end
   std::thread acceptor_;
   std::stop_source over_;          // requested when the daemon has ended
   mutable std::mutex mutex_;       // what follows

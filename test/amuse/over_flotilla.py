@@ -5,9 +5,11 @@ What upstream's files need for that, and is done here:
   test; what comes later falls back to MPI. Here one instance lives for all tests.
 - AMUSE's distributed channel drops the units of calls and the interpreter of Python codes; that of flotilla.amuse does not.
 - Tests of the sockets channel name it in each call; the channel is chosen here for all.
+$FLOTILLA_TEST_WAY: "relayed" over the worker port, "handed over" with the worker's own socket.
 How many workers which channel has started is printed at the end: a test that uses another one tests nothing of ours.
 """
 import collections
+import os
 
 import pytest
 
@@ -35,6 +37,8 @@ def distributed():
     instance.pilots.add_pilot(pilot)
     instance.wait_for_pilots()
     instance.use_for_distributed_workers()
+    if os.environ["FLOTILLA_TEST_WAY"] == "relayed":
+        instance.worker_socket = ""  # as with AMUSE's own classes: over the worker port
     for each in (DistributedChannel, channel.SocketChannel, channel.MpiChannel):
         _count(each)
     core.CodeInterface.channel_factory = property(

@@ -17,6 +17,7 @@ An AMUSE that has no such code of its own is enough, and nothing has to be insta
 
 from flotilla.amuse._async import finished
 from flotilla.amuse._channel import DistributedChannel, repair
+from flotilla.amuse._functions import FunctionFailed, RemoteTraceback
 from flotilla.amuse._interface import DistributedAmuse, DistributedAmuseInterface
 from flotilla.amuse._sets import FunctionJob, FunctionJobs, Pilot, Pilots, Resource, Resources, ScriptJob, ScriptJobs
 
@@ -28,10 +29,12 @@ __all__ = [
     "DistributedAmuseInterface",
     "DistributedChannel",
     "Distributedamuse",
+    "FunctionFailed",
     "FunctionJob",
     "FunctionJobs",
     "Pilot",
     "Pilots",
+    "RemoteTraceback",
     "Resource",
     "Resources",
     "ScriptJob",

@@ -3,6 +3,7 @@
 import codecs
 import os
 import socket
+import struct
 import threading
 
 import numpy
@@ -11,8 +12,12 @@ from amuse.rfi import core
 from amuse.rfi.async_request import FakeASyncRequest
 from amuse.support.exceptions import CodeException
 
+from flotilla._start import connect_unix
+
+_HEADER = struct.Struct("=4b10i")  # flags, ids and number of rows, and how many items of each type follow
 _PIECE = 1 << 20  # bytes: a message up to this size is sent at once
 _START_WORKER = 10101010  # function id of what a worker is asked for with
+_STOP, _WHY = 0, 1  # function ids on the connection that brought a worker's socket: it was stopped; why has it ended?
 
 
 class Message(upstream.SocketMessage):
@@ -20,7 +25,6 @@ class Message(upstream.SocketMessage):
 
     def send(self, connection):
         texts = [str(each).encode() for each in self.strings]
-        flags = numpy.array([self.big_endian, self.error, len(self.encoded_units) > 0, False], dtype="b")
         blocks = [
             (self.ints, "i4"),
             (self.longs, "i8"),
@@ -30,8 +34,8 @@ class Message(upstream.SocketMessage):
             ([len(each) for each in texts], "i4"),
         ]
         counts = [len(block) for block, _ in blocks] + [len(self.encoded_units)]
-        header = numpy.array([self.call_id, self.function_id, self.call_count, *counts], dtype="i4")
-        parts = [flags.tobytes() + header.tobytes()]
+        flags = self.big_endian, self.error, len(self.encoded_units) > 0, False
+        parts = [_HEADER.pack(*flags, self.call_id, self.function_id, self.call_count, *counts)]
         parts += [memoryview(numpy.ascontiguousarray(block, dtype=kind)).cast("B") for block, kind in blocks if len(block)]
         if texts:
             parts.append(b"\0".join(texts) + b"\0")
@@ -42,6 +46,19 @@ class Message(upstream.SocketMessage):
         else:
             for part in parts:
                 connection.sendall(part)
+
+    def receive(self, connection):
+        def block(count, kind):
+            return numpy.frombuffer(self._receive_all(count * numpy.dtype(kind).itemsize, connection), kind) if count else []
+
+        big_endian, error, _, _, self.call_id, self.function_id, self.call_count, *counts = _HEADER.unpack(self._receive_all(_HEADER.size, connection))
+        if bool(big_endian) != self.big_endian:
+            raise CodeException("the code's bytes are in another order than this machine's")
+        self.error = bool(error)
+        self.ints, self.longs, self.floats = block(counts[0], "i4"), block(counts[1], "i8"), block(counts[2], "f4")
+        self.doubles, self.booleans = block(counts[3], "f8"), block(counts[4], "b")
+        self.strings = self.receive_strings(connection, counts[5])
+        self.encoded_units = block(counts[6], "f8")
 
     def _receive_all(self, size, connection):
         data = bytearray(size)
@@ -157,6 +174,7 @@ class _Answer(Message):
         try:
             super().receive(connection)
         except (OSError, CodeException) as error:
+            self._channel._is_inuse = False
             raise self._channel.broken(error) from None
 
 
@@ -166,8 +184,26 @@ class ControlChannel(_Calls, upstream.SocketChannel):
     initialize_mpi = False  # it is no MPI program, and what it starts must not think itself in one
 
 
+class _Taken:
+    """Reads a unix socket, and keeps the file descriptors that come over it."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.fds = []
+
+    def recv_into(self, where):
+        data, fds, _, _ = socket.recv_fds(self._connection, len(where), 1, socket.MSG_CMSG_CLOEXEC)
+        self.fds += fds
+        where[: len(data)] = data
+        return len(data)
+
+
 class DistributedChannel(_Calls, upstream.DistributedChannel):
     """To a worker on a pilot."""
+
+    _giver = None  # the connection that brought the worker's socket
+    _stopped = False  # the call that ends a worker was the last
+    _ended = None  # why the worker ended
 
     @staticmethod
     def getStdoutID(instance):
@@ -196,11 +232,15 @@ class DistributedChannel(_Calls, upstream.DistributedChannel):
             "bool": [self.dynamic_python_code],
         }
         answer = Message()
+        path = getattr(instance, "worker_socket", "")  # an instance of AMUSE's own class has none
         try:
-            self.socket = connect(self.daemon_port)
+            self.socket = connect_unix(path) if path else connect(self.daemon_port)
             self.socket.sendall(b"TYPE_WORKER")
             Message(1, _START_WORKER, 1, wanted).send(self.socket)
-            answer.receive(self.socket)
+            if path:
+                self._take(answer)
+            else:
+                answer.receive(self.socket)
         except (OSError, CodeException) as error:
             self.stop()
             raise CodeException(f"cannot start a worker for {self.name_of_the_worker}: the distributed code does not answer ({error})") from None
@@ -208,6 +248,56 @@ class DistributedChannel(_Calls, upstream.DistributedChannel):
             self.stop()
             raise CodeException(f"Could not start worker for {self.name_of_the_worker}: {answer.strings[0]}")
         self.remote_amuse_dir = answer.strings[0]
+
+    def _take(self, answer):
+        """The worker's own socket comes with the answer. The connection that brought it stays: its end ends the worker, and it tells why
+        the worker ended."""
+        self._giver = self.socket
+        taken = _Taken(self._giver)
+        answer.receive(taken)
+        if taken.fds:
+            self.socket = socket.socket(fileno=taken.fds[0])
+            self.socket.setblocking(True)
+
+    def _told(self, function_id):
+        """What the giver answers to that."""
+        answer = Message()
+        try:
+            Message(0, function_id).send(self._giver)
+            answer.receive(self._giver)
+        except (OSError, CodeException):
+            return "the distributed code, too, has ended"
+        return answer.strings[0] if len(answer.strings) else ""
+
+    def send_message(self, call_id, function_id, *rest, **more):
+        self._stopped = function_id == _STOP
+        try:
+            super().send_message(call_id, function_id, *rest, **more)
+        except CodeException:
+            if not self._stopped or self._ended is None:
+                raise
+
+    def recv_message(self, call_id, function_id, *rest, **more):
+        try:
+            return super().recv_message(call_id, function_id, *rest, **more)
+        except CodeException:
+            if function_id != _STOP or self._ended is None:
+                raise
+            return {}  # a dead worker is stopped
+    def broken(self, error):
+        if self._giver is None:
+            return super().broken(error)
+        if self._ended is None:
+            self._ended = self._told(_WHY)
+        return CodeException("Error in code: " + self._ended)
+
+    def stop(self):
+        super().stop()
+        if self._giver is not None:
+            if self._stopped:
+                self._told(_STOP)
+            self._giver.close()
+            self._giver = None
 
 
 def repair():

@@ -15,7 +15,7 @@ from amuse.units import units
 from flotilla.amuse import _functions, _sets
 from flotilla.amuse._channel import ControlChannel, repair
 
-FAILED = -10  # of every function that fails; get_current_error has the text
+FAILED, NOT_OFFERED = -10, -1  # of every function that fails; get_current_error has the text
 
 _RESOURCE = "name:s location:s amuse_dir:s tmp_dir:s= gateway:s= scheduler_type:s=ssh hub_queue_name:s= hub_time_minutes:i=1(minute)"
 _PILOT = "resource_name:s queue_name:s= node_count:i=1 time:i=60(minute) slots_per_node:i=1 label:s=default options:s="
@@ -44,6 +44,7 @@ _ONCE = [
     # Not in AMUSE's own interface:
     ("attach", "where:s", ""),
     ("get_webinterface_link", "", "link:s"),
+    ("get_worker_socket", "", "path:s"),
 ]
 _FOR_EACH = [  # of arrays
     ("new_resource", _RESOURCE, "resource_id:i"),
@@ -177,7 +178,8 @@ class DistributedAmuse(CommonCode):
 
     def define_errorcodes(self, handler):
         super().define_errorcodes(handler)
-        handler.add_errorcode(FAILED, _CurrentError(self))
+        for code in (FAILED, NOT_OFFERED):
+            handler.add_errorcode(code, _CurrentError(self))
 
     def define_state(self, handler):
         super().define_state(handler)
@@ -192,8 +194,7 @@ class DistributedAmuse(CommonCode):
             "get_number_of_workers",
             "startup_viz",
             "get_webinterface_link",
-            "use_for_all_workers",
-            "use_for_distributed_workers",
+            "get_worker_socket",
         ):
             handler.add_method("RUN", name)
 
@@ -234,8 +235,12 @@ class DistributedAmuse(CommonCode):
         self.parameters.send_cached_parameters_to_code()
         self.overridden().commit_parameters()
         self.port = self.get_worker_port()
+        self.worker_socket = self.get_worker_socket()
         here = _sets.Resource(name="local", location="", scheduler_type="local", amuse_dir=GlobalOptions.instance().amuse_rootdirectory)
         self.resources.add_resource(here)
+
+    def _ensure_committed(self):
+        self.get_number_of_workers()  # which can be called in the state RUN alone
 
     def cleanup_code(self):
         if upstream.DistributedChannel.default_distributed_instance is self:
@@ -245,6 +250,7 @@ class DistributedAmuse(CommonCode):
     def use_for_distributed_workers(self, enable=True):
         """Codes with ``channel_type="distributed"`` run here."""
         if enable:
+            self._ensure_committed()
             upstream.DistributedChannel.default_distributed_instance = self
         elif upstream.DistributedChannel.default_distributed_instance is self:
             upstream.DistributedChannel.default_distributed_instance = None
@@ -254,11 +260,12 @@ class DistributedAmuse(CommonCode):
     def use_for_all_workers(self, enable=True):
         """All codes run here."""
         overridden = GlobalOptions.instance().overriden_options
+        is_used = upstream.DistributedChannel.default_distributed_instance is self
+        self.use_for_distributed_workers(enable)
         if enable:
             GlobalOptions.instance().override_value_for_option("channel_type", "distributed")
-        elif upstream.DistributedChannel.default_distributed_instance is self:
+        elif is_used:
             overridden.pop("channel_type", None)
-        self.use_for_distributed_workers(enable)
 
     def get_webinterface_url(self):
         """A link that opens the page as it is."""
@@ -267,6 +274,7 @@ class DistributedAmuse(CommonCode):
     def submit_function_job(self, label, stdout_file, stderr_file, function, *args, **kwargs):
         """Runs ``function(*args, **kwargs)`` on a pilot with that label, "" for any; returns the job's id, of which there is one in function_jobs."""
         call = {"function": _functions.dumps(function, args, kwargs), "arguments": "", "kwarguments": ""}
+        self._ensure_committed()
         made = self.overridden().submit_function_job(label=label, stdout_file=stdout_file, stderr_file=stderr_file, **call)
         self.function_jobs._add_indices_in_attribute_storage([made])
         return made

@@ -17,6 +17,10 @@ class _Set(Particles):
     def __iter__(self):
         return (self[index] for index in range(len(self)))
 
+    def add_particle(self, particle):
+        self.add_particles(particle.as_set())
+        return self[len(self) - 1]
+
     def add_particles(self, particles):
         names = particles.get_attribute_names_defined_in_store()
         for other, name in self.other_names.items():
