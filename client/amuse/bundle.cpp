@@ -115,4 +115,14 @@ Bundle Bundles::of(const std::string& root, const std::string& code) {
   return made_[code] = make(root, code);
 }
 
+void add_bundle(WorkerSpec& spec, Bundles& bundles, const std::string& root, const std::string& code) {
+  try {
+    const auto bundle = bundles.of(root, code);
+    spec.files.insert(spec.files.end(), bundle.files.begin(), bundle.files.end());
+    spec.env.insert(bundle.env.begin(), bundle.env.end());
+  } catch (const FlotillaError& error) {
+    spec.env["FLOTILLA_AMUSE_BUNDLE_TROUBLE"] = error.message() + "; " + error.hint();
+  }
+}
+
 }  // namespace flotilla::amuse

@@ -27,4 +27,7 @@ class Bundles {
   std::map<std::string, Bundle> made_;
 };
 
+// Lays it into the worker's folder. Where none can be made the reason goes along: it is told if the worker comes to a machine that needs one.
+void add_bundle(WorkerSpec& spec, Bundles& bundles, const std::string& root, const std::string& code);
+
 }  // namespace flotilla::amuse

@@ -109,6 +109,12 @@ void take_error(TestStep& step, const FlotillaError& error) {
   if (!said.empty()) step.message += ":\n" + said;
 }
 
+// Jobs of others may have come to it since it runs: these end first. One that waits in a queue would wait on.
+void tell_to_end(const Pilot& pilot) {
+  if (pilot.info().state < PilotState::running) pilot.stop();
+  else pilot.drain();
+}
+
 }  // namespace
 
 TestStep Check::begin(const std::string& name) {
@@ -264,16 +270,15 @@ bool Check::start_pilot(const Daemon& daemon) {
     step.hint = "where nodes come later, start one by hand and see: flotilla pilot start " + options_.resource;
   } catch (const FlotillaError& error) {
     take_error(step, error);
-    if (step.hint.empty() && pilot_) step.hint = "flotilla logs pilot " + std::to_string(pilot_->id());
+    if (step.hint.empty() && pilot_) step.hint = "flotilla logs " + std::to_string(pilot_->id());
   }
   end(step);
   return step.status == Status::ok;
 }
 
-// Jobs of others may have come to it meanwhile: they run to their end.
 void Check::end_pilot() {
   if (!pilot_) return;
-  pilot_->drain();
+  tell_to_end(*pilot_);
   try {
     pilot_->wait_ended(pilot_end_limit);
   } catch (const TimedOutError&) {
@@ -290,7 +295,7 @@ void Check::interrupt() {
   const std::lock_guard lock(mutex_);
   interrupted_ = true;
   if (probing_) probing_->cancel();
-  if (pilot_) pilot_->drain();
+  if (pilot_) tell_to_end(*pilot_);
 }
 
 // On this machine jobs find what the user's shell finds, wherever the daemon was started.
@@ -368,7 +373,7 @@ std::optional<Probe> Check::probe(const Daemon& daemon) {
   } catch (const JobFailedError& error) {
     take_error(step, error);
     if (error.exit() && error.exit()->code == 67) {  // the script's own words
-      step.message = last_lines(error.exit()->stderr_tail);
+      step.message = error.exit()->stderr_tail.substr(0, error.exit()->stderr_tail.find('\n'));
       step.hint = "install AMUSE there, or say where it is: --amuse-dir here, amuse_dir of the resource in a script";
     }
   }
@@ -421,8 +426,11 @@ bool Check::try_code(const Daemon& daemon, const FoundCode& code, unsigned proce
   } catch (const FlotillaError& error) {
     take_error(step, error);
     const auto said = error.exit() ? error.exit()->stderr_tail : std::string();
-    step.hint = processes > 1 ? "see whether 'mpiexec -n 2' works there, and whether it is the MPI that the code was built with"
-                              : advice_for(code, said, options_.resource);
+    if (error.exit() && error.exit()->kind == ExitKind::start_timeout)
+      step.hint = "it runs and says nothing: see what it waits for by starting it there by hand: " + code.path;
+    else
+      step.hint = processes > 1 ? "see whether 'mpiexec -n 2' works there, and whether it is the MPI that the code was built with"
+                                : advice_for(code, said, options_.resource);
   } catch (const std::exception& error) {
     step.status = Status::failed;
     step.message = error.what();

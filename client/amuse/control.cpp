@@ -41,10 +41,14 @@ class Control {
       act();
       return 0;
     } catch (const std::exception& error) {
-      error_ = error.what();
+      error_ = service_.own_words(error.what());
       std::fprintf(stderr, "%s\n", error_.c_str());
       return failed;
     }
+  }
+
+  Jobs::GivenUp gone() const {
+    return [control = worker_.channel()] { return has_gone(control); };
   }
 
   void parameter(const char* name, int Parameters::*value) {
@@ -52,8 +56,12 @@ class Control {
       out = service_.parameters.*value;
       return 0;
     });
-    worker_.function(std::string("set_") + name,
-                     [this, name, value](int in) { return set(name, [&] { service_.parameters.*value = in; }); });
+    worker_.function(std::string("set_") + name, [this, name, value](int in) {
+      return set(name, [&] {
+        if (in < 1) throw std::runtime_error(std::string(name) + " is " + std::to_string(in) + " s; it must be 1 s or more");
+        service_.parameters.*value = in;
+      });
+    });
   }
   void parameter(const char* name, bool Parameters::*value) {
     worker_.function(std::string("get_") + name, [this, value](int& out) {
@@ -136,7 +144,7 @@ class Control {
     worker_.function("get_pilot_status",
                      [this](int id, std::string& status) { return guarded([&] { status = service_.pilot_status(id); }); });
     worker_.function("delete_pilot", [this](int id) { return guarded([&] { service_.delete_pilot(id); }); });
-    worker_.function("wait_for_pilots", [this] { return guarded([&] { service_.wait_for_pilots(); }); });
+    worker_.function("wait_for_pilots", [this] { return guarded([&] { service_.wait_for_pilots(worker_.channel()); }); });
   }
 
   void declare_workers() {
@@ -183,7 +191,7 @@ class Control {
     worker_.function("get_script_job_status",
                      [this](int id, std::string& status) { return guarded([&] { status = service_.jobs().script_status(id); }); });
     worker_.function("delete_script_job", [this](int id) { return guarded([&] { service_.jobs().cancel_script(id); }); });
-    worker_.function("wait_for_script_jobs", [this] { return guarded([&] { service_.jobs().wait_for_scripts(); }); });
+    worker_.function("wait_for_script_jobs", [this] { return guarded([&] { service_.jobs().wait_for_scripts(gone()); }); });
     worker_.function("submit_function_job", [this](int& id, Text function, Text arguments, Text kwarguments, Text stdout_file,
                                                    Text stderr_file, Text label) {
       return guarded([&] { id = service_.submit(FunctionRow{function, arguments, kwarguments, stdout_file, stderr_file, label}); });
@@ -199,7 +207,7 @@ class Control {
     worker_.function("get_function_job_status",
                      [this](int id, std::string& status) { return guarded([&] { status = service_.jobs().function_status(id); }); });
     worker_.function("get_function_job_result",
-                     [this](int id, std::string& result) { return guarded([&] { result = service_.jobs().function_value(id); }); });
+                     [this](int id, std::string& result) { return guarded([&] { result = service_.jobs().function_value(id, gone()); }); });
     worker_.function("delete_function_job", [this](int id) { return guarded([&] { service_.jobs().cancel_function(id); }); });
   }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <system_error>
@@ -18,6 +19,8 @@
 namespace flotilla::amuse {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr auto look_again = std::chrono::milliseconds(250);  // whether the script is still there
 
 [[noreturn]] void fail_with(ErrorCode code, std::string message, std::string hint = {}) {
   FlotillaError::Details details;
@@ -144,15 +147,15 @@ std::string FollowedJob::status() const {
   return has_ended(state) ? "RUNNING" : job_status(state);  // what it left is still coming
 }
 
-void FollowedJob::wait() const {
+void FollowedJob::wait(const std::function<bool()>& given_up) const {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return over_; });
+  while (!changed_.wait_for(lock, look_again, [this] { return over_; }))
+    if (given_up()) fail_with(ErrorCode::canceled, "the script has gone while a job was waited for");
 }
 
 void FollowedJob::cancel() { job_.cancel(); }
 
 std::string FollowedJob::value() const {
-  wait();
   const std::lock_guard lock(mutex_);
   if (!value_) fail_with(ErrorCode::job_failed, trouble_.empty() ? "the job has no value" : trouble_);
   return *value_;
@@ -183,7 +186,11 @@ const ScriptRow& Jobs::script(int id) const { return find(scripts_, id, "script"
 const FunctionRow& Jobs::function(int id) const { return find(functions_, id, "function").row; }
 std::string Jobs::script_status(int id) const { return find(scripts_, id, "script").job->status(); }
 std::string Jobs::function_status(int id) const { return find(functions_, id, "function").job->status(); }
-std::string Jobs::function_value(int id) const { return find(functions_, id, "function").job->value(); }
+std::string Jobs::function_value(int id, const GivenUp& given_up) const {
+  const auto& job = *find(functions_, id, "function").job;
+  job.wait(given_up);
+  return job.value();
+}
 
 void Jobs::cancel_script(int id) {
   find(scripts_, id, "script").job->cancel();
@@ -195,23 +202,21 @@ void Jobs::cancel_function(int id) {
   functions_.erase(id);
 }
 
-void Jobs::wait_for_scripts() const {
+void Jobs::wait_for_scripts(const GivenUp& given_up) const {
   for (const auto& [id, entry] : scripts_) {
-    entry.job->wait();
+    entry.job->wait(given_up);
     if (const auto trouble = entry.job->trouble(); !trouble.empty())
       std::fprintf(stderr, "script job %d (%s) failed: %s\n", id, entry.row.script_name.c_str(), trouble.c_str());
   }
 }
 
 void Jobs::cancel_all() {
-  const auto cancel = [](auto& jobs) {
-    for (auto& [id, entry] : jobs) {
-      try {
+  const auto cancel = [](const auto& entries) {
+    for (const auto& [id, entry] : entries) try {
         entry.job->cancel();
-      } catch (const std::exception& error) {
+      } catch (const FlotillaError& error) {
         std::fprintf(stderr, "job %d could not be ended: %s\n", id, error.what());
       }
-    }
   };
   cancel(scripts_);
   cancel(functions_);

@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,9 +26,9 @@ class FollowedJob {
   FollowedJob& operator=(const FollowedJob&) = delete;
   ~FollowedJob();  // when all has come: the job must be ending
   std::string status() const;
-  void wait() const;
+  void wait(const std::function<bool()>& given_up) const;
   void cancel();
-  // A function's value, waited for; FlotillaError with the cause where there is none.
+  // A function's value; FlotillaError with the cause where there is none. Only after its end.
   std::string value() const;
   // Why it failed; empty where it did not. Only after its end.
   std::string trouble() const;
@@ -54,12 +55,14 @@ class Jobs {
   const FunctionRow& function(int id) const;
   std::string script_status(int id) const;
   std::string function_status(int id) const;
-  std::string function_value(int id) const;  // waits
-  void cancel_script(int id);                // and forgets it
+  // These wait; `given_up`, asked now and then, ends that with an error.
+  using GivenUp = std::function<bool()>;
+  std::string function_value(int id, const GivenUp& given_up) const;
+  void wait_for_scripts(const GivenUp& given_up) const;
+  void cancel_script(int id);  // and forgets it
   void cancel_function(int id);
-  void wait_for_scripts() const;
-  void cancel_all();  // in a daemon that stays; what cannot be is told on stderr
-  void clear();       // after cancel_all() or the daemon's end
+  void cancel_all();
+  void clear();  // when all end
 
  private:
   template <class Row>

@@ -3,7 +3,10 @@
 
 #include <condition_variable>
 #include <memory>
+#include <functional>
 #include <mutex>
+#include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -15,11 +18,12 @@ namespace flotilla::amuse {
 
 class OutputFollower {
  public:
-  OutputFollower(Job job, std::shared_ptr<Output> standard_output, std::shared_ptr<Output> standard_error);
+  // When `over` is requested no more output comes.
+  OutputFollower(Job job, std::shared_ptr<Output> standard_output, std::shared_ptr<Output> standard_error, std::stop_token over);
   OutputFollower(const OutputFollower&) = delete;
   OutputFollower& operator=(const OutputFollower&) = delete;
-  ~OutputFollower();  // when all of a job's output has come: it must be ending
-  // AMUSE's root directory on the worker's machine; empty when the output ended without.
+  ~OutputFollower();  // when all of a job's output has come, or does not come any more: it must be ending
+  // AMUSE's root directory on the worker's machine; empty when the output ended without, or that line does not come.
   std::string home();
 
  private:
@@ -31,6 +35,8 @@ class OutputFollower {
   std::condition_variable changed_;
   HomeLine home_;
   bool over_ = false;
+  std::stop_source stop_;
+  std::optional<std::stop_callback<std::function<void()>>> stops_too_;
   std::thread thread_;
 };
 

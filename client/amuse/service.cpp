@@ -9,15 +9,18 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <set>
 #include <system_error>
 
 #include "client/amuse/python_files.hpp"
 #include "client/amuse/output_follower.hpp"
 #include "client/amuse/core/home_line.hpp"
+#include "client/amuse/core/own_words.hpp"
 #include "client/amuse/relay.hpp"
 #include "proto/base/paths.hpp"
 #include "proto/base/socket_diag.hpp"
@@ -30,6 +33,10 @@ constexpr int greeting_patience_ms = 10'000;  // a connection that says nothing 
 
 constexpr auto own_end_limit = std::chrono::seconds(5);      // for a worker that was stopped, to end by itself
 constexpr auto own_pilots_limit = std::chrono::seconds(30);  // for each of the script's pilots in a daemon that stays
+constexpr auto cause_limit = std::chrono::seconds(2);        // the call that a death ends waits for its cause
+constexpr auto look_again = std::chrono::milliseconds(250);  // at the other pilots, and the script, while one is waited for
+
+constexpr const char* pending = "PENDING";
 
 [[noreturn]] void fail_with(ErrorCode code, std::string message, std::string hint = {}) {
   FlotillaError::Details details;
@@ -75,12 +82,45 @@ std::string words_of(const FlotillaError& error) {
 }
 
 std::string cause_of(const Worker& worker) {
-  const auto text = worker.explain_end();  // waits for the cause
-  const auto exit = worker.exit();
-  return exit && !exit->message.empty() ? exit->message + last_lines(exit) : text;
+  constexpr std::string_view heading = "\nlast lines of its stderr:\n";
+  auto text = without_home_line(worker.explain_end(cause_limit));
+  if (text.ends_with(heading)) text.resize(text.size() - heading.size());
+  return text.empty() ? "the connection to worker " + std::to_string(worker.id()) + " ended; the cause is not known yet" : text;
 }
 
+// While it lives: requests a stop when the script closes `client`, or `ending` becomes readable. Also when the script says something, which
+// nobody does who waits for an answer: AMUSE stops what it has asked for, when Python exits, whether it was answered or not.
+class LeaveWatch {
+ public:
+  LeaveWatch(int client, int ending) : done_(eventfd(0, EFD_CLOEXEC)) {
+    if (!done_) throw std::system_error(errno, std::generic_category(), "cannot watch a script's connection");
+    thread_ = std::thread([this, client, ending] {
+      pollfd waits[3] = {{client, POLLIN | POLLRDHUP, 0}, {ending, POLLIN, 0}, {done_.get(), POLLIN, 0}};
+      while (::poll(waits, 3, -1) < 0) {}
+      if (waits[0].revents || waits[1].revents) stop_.request_stop();
+    });
+  }
+  LeaveWatch(const LeaveWatch&) = delete;
+  LeaveWatch& operator=(const LeaveWatch&) = delete;
+  ~LeaveWatch() {
+    const std::uint64_t one = 1;
+    if (::write(done_.get(), &one, sizeof one) < 0) std::perror("the watch of a script's connection");
+    thread_.join();
+  }
+  std::stop_token token() const { return stop_.get_token(); }
+
+ private:
+  unique_fd done_;
+  std::stop_source stop_;
+  std::thread thread_;
+};
+
 }  // namespace
+
+bool has_gone(int connection) {
+  pollfd look{connection, POLLRDHUP, 0};
+  return ::poll(&look, 1, 0) > 0 && look.revents != 0;
+}
 
 Service::~Service() {
   try {
@@ -90,9 +130,19 @@ Service::~Service() {
   }
 }
 
-const Daemon& Service::daemon() const {
+Daemon Service::daemon() const {
   if (!committed()) fail_with(ErrorCode::failed_precondition, "the parameters are not committed yet", "call commit_parameters first");
   return attached_ ? *attached_ : daemon_->daemon();
+}
+
+template <class Act>
+auto Service::call(Act act) const {
+  if (daemon_) return daemon_->call(act);
+  return act(daemon());
+}
+
+std::string Service::own_words(std::string text) const {
+  return daemon_ ? amuse::own_words(text, (daemon_->folder() / "state").string()) : text;
 }
 
 void Service::commit() {
@@ -115,6 +165,9 @@ void Service::commit() {
   }
   daemon_ = std::make_unique<PrivateDaemon>(
       PrivateDaemonOptions{.program = program_, .web_port = parameters.web_port, .debug = parameters.debug});
+  std::fprintf(stderr, "the web page of this script: %s\n", daemon().info().web_url.c_str());
+  if (parameters.debug) std::fprintf(stderr, "debug: the files of this script are kept in %s\n", daemon_->folder().c_str());
+  over_ = {};
   listen();
 }
 
@@ -125,7 +178,9 @@ int Service::web_port() const {
   return at == std::string::npos ? 0 : std::atoi(url.c_str() + at + 1);
 }
 
-std::string Service::web_link() const { return daemon().info().web_url; }
+std::string Service::web_link() const {
+  return call([](const Daemon& daemon) { return daemon.info(); }).web_url;
+}
 
 // ---- resources and pilots
 
@@ -134,18 +189,25 @@ int Service::new_resource(const ResourceRow& row) {
     if (other.name == row.name) fail_with(ErrorCode::already_exists, "there is a resource '" + row.name + "' already");
   // Each daemon has a resource of the name 'local'; one of the script's own has it as the script describes it.
   if (attached_ && row.name == "local") {
+    const std::lock_guard lock(mutex_);
     root_ = row.amuse_dir;
     resources_[resource_count_] = row;
     return resource_count_++;
   }
-  auto resource = daemon().add_resource(make_resource_spec(row, parameters.debug), row.name == "local");
+  const auto spec = make_resource_spec(row, parameters.debug);
+  const auto resource = call([&](const Daemon& daemon) { return daemon.add_resource(spec, row.name == "local"); });
   if (resource.info().spec.location.empty()) {
+    const std::lock_guard lock(mutex_);
     if (root_.empty()) root_ = row.amuse_dir;
   } else {
     try {
       resource.connect();
     } catch (...) {
-      resource.remove(true);
+      try {
+        resource.remove(true);
+      } catch (const FlotillaError& error) {  // why it cannot be reached is what the script has to know
+        std::fprintf(stderr, "resource '%s' stays known to the daemon: %s\n", row.name.c_str(), error.what());
+      }
       throw;
     }
   }
@@ -156,13 +218,36 @@ int Service::new_resource(const ResourceRow& row) {
 const ResourceRow& Service::resource(int id) const { return find(resources_, id, "resource"); }
 
 void Service::delete_resource(int id) {
-  const auto& name = find(resources_, id, "resource").name;
-  if (!attached_ || name != "local") daemon().resource(name).remove(true);
+  const auto name = find(resources_, id, "resource").name;
+  if (attached_ && name == "local") {  // the user's own
+    resources_.erase(id);
+    return;
+  }
+  call([&](const Daemon& daemon) {
+    // What runs there ends with it.
+    std::string numbers;
+    for (const auto& pilot : daemon.pilots()) {
+      if (pilot.spec.resource != name) continue;
+      numbers += (numbers.empty() ? "" : ", ") + std::to_string(pilot.id);
+      if (name == "local") daemon.pilot(pilot.id).stop();
+    }
+    if (!numbers.empty())
+      std::fprintf(stderr, "resource '%s' is deleted: the pilots on it end (%s), and the codes there\n", name.c_str(), numbers.c_str());
+    // This machine stays; what the script said of it does not.
+    if (name == "local") daemon.add_resource({.name = name, .driver = "local"}, true);
+    else daemon.resource(name).remove(true);
+  });
   resources_.erase(id);
 }
 
 int Service::new_pilot(const PilotRow& row) {
-  const auto pilot = daemon().start_pilot(make_pilot_spec(row, parameters.debug));
+  const auto spec = make_pilot_spec(row, parameters.debug);
+  const auto pilot = call([&](const Daemon& daemon) { return daemon.start_pilot(spec); });
+  for (const auto& [id, resource] : resources_)
+    if (resource.name == row.resource_name && resource.amuse_dir == bundle_word) {
+      const std::lock_guard lock(mutex_);
+      bundled_.insert(row.label);
+    }
   pilots_[pilot_count_] = row;
   pilot_numbers_[pilot_count_] = pilot.id();
   return pilot_count_++;
@@ -171,26 +256,69 @@ int Service::new_pilot(const PilotRow& row) {
 const PilotRow& Service::pilot(int id) const { return find(pilots_, id, "pilot"); }
 
 std::string Service::pilot_status(int id) const {
-  return amuse::pilot_status(daemon().pilot(find(pilot_numbers_, id, "pilot")).info().state);
+  const auto number = find(pilot_numbers_, id, "pilot");
+  return call([&](const Daemon& daemon) { return amuse::pilot_status(daemon.pilot(number).info().state); });
 }
 
 void Service::delete_pilot(int id) {
-  daemon().pilot(find(pilot_numbers_, id, "pilot")).stop();
+  const auto number = find(pilot_numbers_, id, "pilot");
+  call([&](const Daemon& daemon) { daemon.pilot(number).stop(); });
   pilots_.erase(id);
   pilot_numbers_.erase(id);
 }
 
-void Service::wait_for_pilots() const {
-  for (const auto& [id, number] : pilot_numbers_) daemon().pilot(number).wait();
+void Service::wait_for_pilots(int control) const {
+  for (;;) {
+    const auto all = call([](const Daemon& daemon) { return daemon.pilots(true); });
+    std::uint64_t starting = 0;
+    for (const auto& [id, number] : pilot_numbers_) {
+      const auto info = std::find_if(all.begin(), all.end(), [&, number = number](const PilotInfo& each) { return each.id == number; });
+      if (info == all.end() || has_ended(info->state)) {
+        const auto& row = pilot(id);
+        fail_with(ErrorCode::failed_precondition, "pilot " + std::to_string(number) + " on '" + row.resource_name + "' (label '" +
+                                                      row.label + "') has " +
+                                                      (info != all.end() && info->state == PilotState::failed ? "failed" : "ended") +
+                                                      (info == all.end() || info->message.empty() ? "" : ": " + info->message));
+      }
+      if (info->state == PilotState::submitted || info->state == PilotState::starting) starting = number;
+    }
+    if (starting == 0) return;
+    if (has_gone(control)) fail_with(ErrorCode::canceled, "the script has gone while its pilots were waited for");
+    try {
+      daemon().pilot(starting).wait(look_again);
+    } catch (const FlotillaError&) {
+      // Not yet, or never: the next look tells.
+    }
+  }
 }
 
 // ---- workers
 
 WorkerRow Service::worker(int id) const {
-  const std::lock_guard lock(mutex_);
-  for (const auto& each : served_)
-    if (each.id == id && !each.over) return each.row;
-  fail_with(ErrorCode::not_found, "there is no worker " + std::to_string(id));
+  WorkerRow row;
+  std::set<std::uint64_t> started;
+  std::size_t before = 0;  // that wait as it does, and are not to be told from it
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = std::find_if(served_.begin(), served_.end(), [&](const Served& each) { return each.id == id && !each.over; });
+    if (at == served_.end()) fail_with(ErrorCode::not_found, "there is no worker " + std::to_string(id));
+    row = at->row;
+    for (const auto& each : served_) {
+      if (each.job != 0) started.insert(each.job);
+      before += each.id > 0 && each.id < id && !each.over && each.row.status == pending && each.row.executable == row.executable &&
+                each.row.label == row.label;
+    }
+  }
+  if (row.status != pending) return row;
+  // Which job it is the daemon says when it has started.
+  const auto name = row.executable.substr(row.executable.find_last_of('/') + 1);
+  for (const auto& job : call([](const Daemon& daemon) { return daemon.jobs(); })) {
+    if (!job.is_worker || job.name != name || job.label != row.label || has_ended(job.state) || started.contains(job.id)) continue;
+    if (before-- > 0) continue;
+    if (job_status(job.state) != pending) row.status = "INITIALIZING";
+    break;
+  }
+  return row;
 }
 
 std::vector<int> Service::worker_ids() const {
@@ -254,7 +382,13 @@ void Service::accept_all() {
     reap(false);
     const std::lock_guard lock(mutex_);
     auto& served = served_.emplace_back();
-    served.thread = std::thread([this, &served, fd = client.release(), local] { serve(served, unique_fd(fd), local); });
+    try {
+      served.thread = std::thread([this, &served, fd = client.get(), local] { serve(served, unique_fd(fd), local); });
+      (void)client.release();
+    } catch (const std::system_error& error) {
+      std::fprintf(stderr, "worker port: a connection is closed unserved, as no thread can be started: %s\n", error.what());
+      served_.pop_back();
+    }
   }
 }
 
@@ -320,6 +454,17 @@ void Service::serve(Served& served, unique_fd client, bool local) {
   served.over = true;
 }
 
+// Given up when the script leaves, or all is to end.
+Worker Service::start(const WorkerSpec& spec, int client) {
+  const LeaveWatch watch(client, ending_.get());
+  return call([&](const Daemon& daemon) { return daemon.start_worker(spec, watch.token()); });
+}
+
+bool Service::may_be_bundled(const std::string& label) const {
+  const std::lock_guard lock(mutex_);
+  return label.empty() ? !bundled_.empty() : bundled_.contains(label);
+}
+
 void Service::serve_worker(Served& served, const unique_fd& client, bool local) {
   wire::FdStream stream(client.get());
   wire::Message message;
@@ -329,25 +474,38 @@ void Service::serve_worker(Served& served, const unique_fd& client, bool local) 
   WorkerRequest request;
   try {
     request = parse_worker_request(message);
+    std::string root;
     {
       const std::lock_guard lock(mutex_);
+      root = root_;
       served.id = ++worker_count_;
       served.row = {.executable = request.executable,
                     .label = request.label,
-                    .status = "PENDING",
+                    .status = pending,
                     .processes = static_cast<int>(request.processes),
                     .threads = static_cast<int>(request.threads)};
     }
     const WorkerLimits limits{std::chrono::seconds(parameters.worker_queue_s), std::chrono::seconds(parameters.worker_startup_s),
                               parameters.debug};
     const auto sources = request.dynamic_python ? python_files(request.folder, request.name()) : std::vector<std::string>{};
-    worker = std::make_unique<Worker>(daemon().start_worker(make_worker_spec(request, root_, sources, limits)));
-    follower = std::make_unique<OutputFollower>(worker->job(), outputs_.open(request.stdout_target), outputs_.open(request.stderr_target));
+    auto spec = make_worker_spec(request, root, sources, limits);
+    if (!request.dynamic_python && may_be_bundled(request.label)) add_bundle(spec, bundles_, root, request.executable);
+    worker = std::make_unique<Worker>(start(spec, client.get()));
+    {
+      const std::lock_guard lock(mutex_);
+      served.job = worker->id();
+    }
+    follower = std::make_unique<OutputFollower>(worker->job(), outputs_.open(request.stdout_target), outputs_.open(request.stderr_target),
+                                                over_.get_token());
+  } catch (const CanceledError& error) {
+    send_reply(client.get(), message.header, true,
+               "Amuse error: " + request.name() + " was given up before it had started: " + words_of(error));
+    return;
   } catch (const FlotillaError& error) {
     set_status(served, "FAILED");
-    send_reply(client.get(), message.header, true, "Amuse error: " + words_of(error));
+    send_reply(client.get(), message.header, true, "Amuse error: " + own_words(words_of(error)));
     return;
-  } catch (const MessageError& error) {
+  } catch (const std::exception& error) {
     send_reply(client.get(), message.header, true, std::string("Amuse error: ") + error.what());
     return;
   }
@@ -373,7 +531,7 @@ void Service::serve_relayed(Served& served, const unique_fd& client, Worker& wor
   }
   if (end == RelayEnd::worker_left) {
     set_status(served, "FAILED");
-    relay.answer_for_the_dead(cause_of(worker));
+    relay.answer_for_the_dead(own_words(cause_of(worker)));
   }
   forget(served);
   if (end == RelayEnd::stopped) worker.exit(own_end_limit);
@@ -400,7 +558,7 @@ void Service::serve_handed_over(Served& served, const unique_fd& client, Worker&
       worker.exit(own_end_limit);
       return;
     }
-    send_reply(client.get(), asked.header, true, cause_of(worker));
+    send_reply(client.get(), asked.header, true, own_words(cause_of(worker)));
   }
 }
 
@@ -435,13 +593,17 @@ void Service::end_all() {
   if (acceptor_.joinable()) acceptor_.join();
   if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
   socket_path_.clear();
+  listener_.reset();
+  local_listener_.reset();
   {
     const std::lock_guard lock(mutex_);
     for (const auto& each : served_)
       if (each.fd >= 0) ::shutdown(each.fd, SHUT_RD);  // whoever says nothing is not waited for
   }
-  if (daemon_) daemon_->end();  // whoever waits for a worker is told
-  else end_own();
+  if (attached_) jobs_.cancel_all();
+  if (attached_) end_own();
+  else daemon_->end();
+  over_.request_stop();  // whoever waits for a worker is told
   reap(true);
   jobs_.clear();
   daemon_.reset();

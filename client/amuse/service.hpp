@@ -8,10 +8,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "client/amuse/bundle.hpp"
 #include "client/amuse/core/names.hpp"
 #include "client/amuse/core/worker_request.hpp"
 #include "client/amuse/jobs.hpp"
@@ -36,6 +39,9 @@ struct WorkerRow {
   std::string executable, label, status;
   int processes = 1, threads = 0;
 };
+
+// Whether the other end of a connection has closed it.
+bool has_gone(int connection);
 
 // All methods but those of the worker port's threads are called by the thread of the control connection. What goes wrong is a
 // std::exception with a sentence.
@@ -63,27 +69,38 @@ class Service {
   const PilotRow& pilot(int id) const;
   std::string pilot_status(int id) const;
   void delete_pilot(int id);
-  void wait_for_pilots() const;
+  // Until all run; an error as soon as one has ended, or `control`, the script's connection, has. There is no other limit: a pilot may
+  // be in a queue for days.
+  void wait_for_pilots(int control) const;
 
   WorkerRow worker(int id) const;
   std::vector<int> worker_ids() const;
 
-  int submit(const ScriptRow& row) { return jobs_.submit(daemon(), row, root_, parameters.debug, outputs_); }
-  int submit(const FunctionRow& row) { return jobs_.submit(daemon(), row, root_, parameters.debug, outputs_); }
+  template <class Row>  // ScriptRow or FunctionRow
+  int submit(const Row& row) {
+    return jobs_.submit(daemon(), row, root_, parameters.debug, outputs_);
+  }
   Jobs& jobs() { return jobs_; }
 
   void end_all();
+  // `text` with the commands that it names made such that they reach this script's daemon.
+  std::string own_words(std::string text) const;
 
  private:
-  struct Served {  // a worker's connection, from its acceptance to its end
-    int id = 0;    // 0 = no worker has been asked for
+  struct Served {           // a worker's connection, from its acceptance to its end
+    int id = 0;             // 0 = no worker has been asked for
+    std::uint64_t job = 0;  // 0 = it has not started
     WorkerRow row;
     std::thread thread;
     int fd = -1;  // while it is this connection's to close
     bool over = false;
   };
 
-  const Daemon& daemon() const;
+  Daemon daemon() const;  // for calls that are made now
+  template <class Act>
+  auto call(Act act) const;
+  Worker start(const WorkerSpec& spec, int client);
+  bool may_be_bundled(const std::string& label) const;
   void listen();
   void listen_locally();
   void accept_all();
@@ -96,7 +113,7 @@ class Service {
   void reap(bool all);
   void end_own();
 
-  std::string program_, root_;
+  std::string program_;
   std::unique_ptr<PrivateDaemon> daemon_;
   std::unique_ptr<Daemon> attached_;  // instead: the user's, which has more than this script's
   std::map<int, ResourceRow> resources_;
@@ -108,10 +125,14 @@ class Service {
   std::string socket_path_;
   unique_fd listener_, local_listener_, ending_;  // `ending_` is readable when all connections are to end
   std::thread acceptor_;
-  mutable std::mutex mutex_;  // what follows
+  std::stop_source over_;          // requested when the daemon has ended
+  mutable std::mutex mutex_;       // what follows
+  std::string root_;               // of AMUSE here; set by the control connection's thread alone
+  std::set<std::string> bundled_;  // labels of pilots to which codes are sent with all that they need
   std::list<Served> served_;
   int worker_count_ = 0;
   Outputs outputs_;
+  Bundles bundles_;
   Jobs jobs_;
 };
 

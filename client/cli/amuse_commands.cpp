@@ -1,12 +1,18 @@
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
 #include <csignal>
+#include <cstdio>
 #include <filesystem>
-#include <mutex>
 #include <thread>
 
 #include "client/amuse/check.hpp"
 #include "client/amuse/install.hpp"
 #include "client/cli/command.hpp"
 #include "client/cli/test_steps.hpp"
+#include "proto/base/unique_fd.hpp"
 
 namespace flotilla::cli {
 namespace {
@@ -49,27 +55,43 @@ void block_end_signals() {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
-// The first one ends the pilot and then this process, the second this process at once.
-void take_end_signals(amuse::Check& check, TestSteps& steps) {
-  std::thread([&check, &steps] {
+// While it lives, the first of those signals ends the pilot and then this process, a second one this process at once.
+class EndSignals {
+ public:
+  EndSignals(amuse::Check& check, TestSteps& steps)
+      : check_(check), steps_(steps), over_(eventfd(0, EFD_CLOEXEC)), thread_([this] { wait(); }) {}
+  ~EndSignals() {
+    const std::uint64_t one = 1;
+    if (::write(over_.get(), &one, sizeof one) < 0) std::perror("flotilla");
+    thread_.join();
+  }
+  EndSignals(const EndSignals&) = delete;
+  EndSignals& operator=(const EndSignals&) = delete;
+
+ private:
+  void wait() {
     const sigset_t set = end_signal_set();
-    int number = 0;
-    sigwait(&set, &number);
-    std::thread([set] {
-      int second = 0;
-      sigwait(&set, &second);
-      _exit(exit_code::signal_base + second);
-    }).detach();
-    steps.fall_silent();
+    const unique_fd signals(signalfd(-1, &set, SFD_CLOEXEC));
+    pollfd waits[2] = {{signals.get(), POLLIN, 0}, {over_.get(), POLLIN, 0}};
+    while (::poll(waits, 2, -1) < 0) {}
+    signalfd_siginfo info{};
+    if (waits[1].revents || ::read(signals.get(), &info, sizeof info) != sizeof info) return;
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    steps_.fall_silent();
     try {
-      check.interrupt();
+      check_.interrupt();
       note("Interrupted; what was started is ended.");
     } catch (const std::exception& error) {
       std::fputs((std::string("flotilla: the pilot of this test may still run: ") + error.what() + "\n").c_str(), stderr);
     }
-    _exit(exit_code::signal_base + number);
-  }).detach();
-}
+    _exit(exit_code::signal_base + static_cast<int>(info.ssi_signo));
+  }
+
+  amuse::Check& check_;
+  TestSteps& steps_;
+  const unique_fd over_;
+  std::thread thread_;
+};
 
 v1::TestStep to_wire(const TestStep& step) {
   v1::TestStep wire;
@@ -100,7 +122,7 @@ Result<int> test(const Context& context, const TestOptions& options) {
   TestSteps steps(context, 19);
   amuse::Check check({.resource = options.resource, .python = options.python, .program = program->string(), .amuse_dir = options.amuse_dir},
                      [&steps](const TestStep& step) { steps.take(to_wire(step)); });
-  take_end_signals(check, steps);
+  const EndSignals end_signals(check, steps);
   check.here();
   try {
     DaemonOptions how;

@@ -21,7 +21,8 @@ int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_IGN);  // whoever reads its words may go before it has cleared away
     return flotilla::amuse::run_control(argc - 2, argv + 2, "/proc/self/exe");
   }
-  if (argc == 4 && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "guard") == 0) return flotilla::amuse::run_guard(argv[3]);
+  if ((argc == 4 || argc == 5) && std::strcmp(argv[1], "amuse") == 0 && std::strcmp(argv[2], "guard") == 0)
+    return flotilla::amuse::run_guard(argv[3], argc == 5);
   const int code = flotilla::cli_main(argc, argv);
   std::fflush(nullptr);
 #ifdef __SANITIZE_ADDRESS__

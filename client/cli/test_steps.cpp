@@ -47,7 +47,7 @@ void TestSteps::print_step(const v1::TestStep& step) {
   const auto first = message.substr(0, message.find('\n'));
   message.remove_prefix(std::min(first.size() + 1, message.size()));
   text += printable(first);
-  if (step.took_ms() >= 100) text += " (" + format_duration(step.took_ms()) + ")";
+  if (step.took_ms() >= 100 && message.empty()) text += " (" + format_duration(step.took_ms()) + ")";
   print_line(text);
   while (!message.empty()) {
     const auto line = message.substr(0, message.find('\n'));

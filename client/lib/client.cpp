@@ -42,7 +42,7 @@ using Clock = std::chrono::steady_clock;
 
 // The giver of a channel answers at once; it may be busy.
 constexpr auto take_limit = std::chrono::seconds(10);
-// After a stream's end its cause follows at once; a pilot that is gone is noticed within 5 s.
+// After a stream's end its cause follows at once; a pilot that is gone is noticed within 5 s (Worker::explain_end has the same default).
 constexpr auto cause_limit = std::chrono::seconds(6);
 constexpr auto dead_limit = std::chrono::milliseconds(1500);  // for an error message: longer is not waited for a daemon that is dead
 constexpr auto why_limit = std::chrono::seconds(5);           // for the daemon's answer why something waits
@@ -236,11 +236,12 @@ class Session : public std::enable_shared_from_this<Session> {
   Duration restart_limit() const { return options_.restart_limit; }
 
   template <class Request, class Reply>
-  Reply call(Unary<Request, Reply> method, const Request& request) {
+  Reply call(Unary<Request, Reply> method, const Request& request, const std::stop_token& stop = {}) {
     check_size(request);
     if constexpr (!std::is_same_v<Request, v1::SubmitRequest>)  // its jobs were looked at one by one
       if (const auto good = check_text(request); !good) detail::raise(good.error());
     grpc::ClientContext context;
+    const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
     Reply reply;
     const auto status = (stub_.get()->*method)(&context, request, &reply);
     if (!status.ok()) flotilla::raise(status);
@@ -259,16 +260,19 @@ class Session : public std::enable_shared_from_this<Session> {
   // `done` runs on a thread of gRPC: it must not block.
   template <class Request, class Reply>
   void call_async(void (Stub::async::*method)(grpc::ClientContext*, const Request*, Reply*, std::function<void(grpc::Status)>),
-                  Request request, std::function<void(grpc::Status, Reply&)> done) {
+                  Request request, std::function<void(grpc::Status, Reply&)> done, std::stop_token stop = {}) {
     struct Call {
       grpc::ClientContext context;
       Request request;
       Reply reply;
+      std::optional<std::stop_callback<std::function<void()>>> cancel;
     };
     auto owned = std::make_shared<Call>();
     owned->request = std::move(request);
+    owned->cancel.emplace(std::move(stop), [call = owned.get()] { call->context.TryCancel(); });
     (stub_->async()->*method)(&owned->context, &owned->request, &owned->reply,
                               [owned, self = shared_from_this(), done = std::move(done)](grpc::Status status) mutable {
+                                owned->cancel.reset();
                                 done(std::move(status), owned->reply);
                                 // With the last channel gRPC joins the thread that runs its callbacks. This is that thread: all
                                 // that may hold the session is let go on another one.
@@ -350,16 +354,18 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // Until a daemon answers; throws what `lost` says when none does. A connection that is not known to be broken yet may fail the first
   // try, or the second.
-  void await_daemon(const grpc::Status& lost, Clock::time_point deadline, Duration patience) {
+  void await_daemon(const grpc::Status& lost, Clock::time_point deadline, Duration patience, const std::stop_token& stop = {}) {
     const auto until = deadline_of(patience);
     for (;;) {
       const auto left = left_until(std::min(until, deadline));
       grpc::ClientContext probe;
+      const std::stop_callback cancel(stop, [&probe] { probe.TryCancel(); });
       probe.set_wait_for_ready(true);  // the channel looks for the new daemon by itself
       if (left != no_limit) probe.set_deadline(std::chrono::system_clock::now() + left);
       v1::DaemonInfo info;
       const auto status = stub_->GetInfo(&probe, v1::GetInfoRequest(), &info);
       if (status.ok()) return;
+      if (stop.stop_requested()) flotilla::raise(status);
       if (Clock::now() >= deadline)
         raise({ErrorCode::timed_out,
                "the daemon went away, and is not back within the time given",
@@ -467,7 +473,7 @@ class Session : public std::enable_shared_from_this<Session> {
     std::uint64_t offsets[2]{};
   };
   template <class Sink>
-  Followed follow(v1::AttachOpen open, Clock::time_point deadline, Sink sink) {
+  Followed follow(v1::AttachOpen open, Clock::time_point deadline, Sink sink, const std::stop_token& stop = {}) {
     Followed followed;
     // Its job is known when it was submitted.
     const auto job = std::make_shared<std::atomic<std::uint64_t>>(open.job());
@@ -483,6 +489,7 @@ class Session : public std::enable_shared_from_this<Session> {
     check_size(first);
     for (;;) {
       grpc::ClientContext context;
+      const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
       if (const auto left = left_until(deadline); left != no_limit) context.set_deadline(std::chrono::system_clock::now() + left);
       const auto call = stub_->Attach(&context);
       *first.mutable_open() = open;
@@ -513,7 +520,7 @@ class Session : public std::enable_shared_from_this<Session> {
       if (over) return followed;
       if (status.ok()) raise({ErrorCode::internal, "the daemon ended the output of a job without its end", "", true, {}, {}});
       if (!connection_lost(status) || open.has_submit()) flotilla::raise(status);
-      await_daemon(status, deadline, options_.restart_limit);
+      await_daemon(status, deadline, options_.restart_limit, stop);
       open.set_stdout_offset(followed.offsets[0]);
       open.set_stderr_offset(followed.offsets[1]);
     }
@@ -835,11 +842,11 @@ std::string Job::output(int stream) const {
   });
   return text;
 }
-ExitReason Job::follow(const std::function<void(int, std::string_view)>& on_output) const {
+ExitReason Job::follow(const std::function<void(int, std::string_view)>& on_output, std::stop_token stop) const {
   v1::AttachOpen open;
   open.set_job(id_);
   open.set_output_only(true);
-  return session_->follow(std::move(open), Clock::time_point::max(), on_output).exit;
+  return session_->follow(std::move(open), Clock::time_point::max(), on_output, stop).exit;
 }
 Attachment Job::attach(bool from_end) const { return Attachment(std::make_unique<detail::AttachState>(session_, id_, from_end)); }
 void Job::cancel() const {
@@ -950,7 +957,7 @@ Result<std::optional<ExitReason>> read_end(detail::WorkerState& state, Clock::ti
 // The giver of the channel has gone (the pilot, or for remote workers the daemon): the journal knows why, at the latest when the loss
 // was noticed.
 ExitReason journalled_exit(detail::WorkerState& state, Clock::time_point deadline, Duration patience) {
-  const auto info = state.session->wait_job(state.id, false, std::max(deadline, Clock::now() + cause_limit), patience);
+  const auto info = state.session->wait_job(state.id, false, deadline, patience);
   ExitReason reason = info.exit;
   if (reason.message.empty()) reason.message = info.message;
   return reason;
@@ -973,22 +980,23 @@ std::optional<ExitReason> exit_of(detail::WorkerState& state, Duration limit) {
   const auto end = read_end(state, deadline);
   if (end) return *end;
   try {
-    return settle(state, journalled_exit(state, deadline, state.session->restart_limit()));
+    return settle(state, journalled_exit(state, std::max(deadline, Clock::now() + cause_limit), state.session->restart_limit()));
   } catch (const FlotillaError&) {
     return settle(state, lost_worker(state, end.error()));
   }
 }
 
 // Waits shortly for the cause, and hardly for a daemon that is dead.
-std::string explain(detail::WorkerState& state) {
-  const auto end = read_end(state, Clock::now() + cause_limit);
+std::string explain(detail::WorkerState& state, Duration limit = cause_limit) {
+  const auto deadline = deadline_of(limit);
+  const auto end = read_end(state, deadline);
   std::optional<ExitReason> reason;
   std::string silent;
   if (end) {
     reason = *end;
   } else {
     try {
-      reason = settle(state, journalled_exit(state, Clock::now(), dead_limit));
+      reason = settle(state, journalled_exit(state, deadline, dead_limit));
     } catch (const FlotillaError& error) {
       // A daemon that is started later may know more: exit() asks it.
       reason = lost_worker(state, end.error());
@@ -1025,7 +1033,7 @@ std::uint64_t* Worker::counters() const {
   return reinterpret_cast<std::uint64_t*>(&*state_->counters);
 }
 std::optional<ExitReason> Worker::exit(Duration limit) const { return exit_of(*state_, limit); }
-std::string Worker::explain_end() const { return explain(*state_); }
+std::string Worker::explain_end(Duration limit) const { return explain(*state_, limit); }
 std::function<std::string()> Worker::explainer() const {
   return [state = state_] { return explain(*state); };
 }
@@ -1148,13 +1156,13 @@ std::vector<JobInfo> Daemon::jobs(std::size_t limit) const {
   return all;
 }
 
-Worker Daemon::start_worker(const WorkerSpec& spec) const {
+Worker Daemon::start_worker(const WorkerSpec& spec, std::stop_token stop) const {
   session_->answer_prompts();
   v1::StartWorkerRequest request;
   *request.mutable_spec() = session_->prepare(spec);
   request.set_start_key(random_bytes(start_key_bytes));
   const detail::Watch::Wait watched(session_->watch(), detail::why_of_start(request.start_key()), true);
-  return session_->take(session_->call(&Stub::StartWorker, request));
+  return session_->take(session_->call(&Stub::StartWorker, request, stop));
 }
 
 std::future<Pilot> Daemon::start_pilot_async(const PilotSpec& spec) const {
@@ -1169,7 +1177,7 @@ std::future<std::vector<JobInfo>> Daemon::wait_all_async(const std::vector<Job>&
 std::future<JobResult> Daemon::run_async(const CommandSpec& spec) const {
   return session_->async([self = *this, spec] { return self.run(spec); });
 }
-std::future<Worker> Daemon::start_worker_async(const WorkerSpec& spec) const {
+std::future<Worker> Daemon::start_worker_async(const WorkerSpec& spec, std::stop_token stop) const {
   session_->answer_prompts();
   auto promise = std::make_shared<std::promise<Worker>>();
   auto future = promise->get_future();
@@ -1178,7 +1186,8 @@ std::future<Worker> Daemon::start_worker_async(const WorkerSpec& spec) const {
   request.set_start_key(random_bytes(start_key_bytes));
   auto watched = std::make_shared<detail::Watch::Wait>(session_->watch(), detail::why_of_start(request.start_key()), true);
   session_->call_async<v1::StartWorkerRequest, v1::WorkerChannel>(
-      &Stub::async::StartWorker, std::move(request), [session = session_, watched, promise](grpc::Status status, v1::WorkerChannel& where) {
+      &Stub::async::StartWorker, std::move(request),
+      [session = session_, watched, promise](grpc::Status status, v1::WorkerChannel& where) {
         if (!status.ok()) {
           promise->set_exception(exception_of(status));
           return;
@@ -1190,7 +1199,8 @@ std::future<Worker> Daemon::start_worker_async(const WorkerSpec& spec) const {
             promise->set_exception(std::current_exception());
           }
         });
-      });
+      },
+      std::move(stop));
   return future;
 }
 

@@ -100,6 +100,13 @@ Result<Config> parse_config(const std::string& text, const std::string& name) {
       {"daemon",
        {{"debug", [&](const toml::node& n) { return take(n, config.debug); }},
         {"web_port", [&](const toml::node& n) { return take_number(n, config.web_port, 65535); }},
+        {"web_access",
+         [&](const toml::node& n) -> Status {
+           const std::string value = n.value<std::string>().value_or("");
+           if (value != "token" && value != "user") return wrong("\"token\" or \"user\"");
+           config.web_admits_user = value == "user";
+           return {};
+         }},
         {"agent",
          [&](const toml::node& n) -> Status {
            if (!n.is_string()) return wrong("a path in quotes");

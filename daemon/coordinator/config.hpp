@@ -14,6 +14,7 @@ struct Config {
   bool debug = false;                                 // [daemon] debug
   Durability durability = Durability::process;        // [daemon] durability = "process" | "disk"
   std::uint16_t web_port = 0;                         // [daemon] web_port, 0 = any free one
+  bool web_admits_user = false;                       // [daemon] web_access = "token" | "user"
   std::uint64_t output_limit_bytes = 1ull << 30;      // [daemon] output_limit, for each stream of a job
   std::filesystem::path agent;                        // [daemon] agent: the flotilla-agent program; empty = beside this one
   bool local_pilot = true;                            // [local_pilot] start

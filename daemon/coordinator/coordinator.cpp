@@ -123,6 +123,7 @@ Status Coordinator::start() {
   monitor_ = std::make_unique<Monitor>(io_, *this, [this] {
     MonitorOptions options;
     options.port = config_.web_port;
+    options.admit_user = config_.web_admits_user;
     options.token = journal_->get("web_token");
     if (options.token.empty()) {
       options.token = random_hex(16);

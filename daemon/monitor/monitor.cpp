@@ -20,6 +20,7 @@
 #include "daemon/monitor/request.hpp"
 #include "proto/base/log.hpp"
 #include "proto/base/random.hpp"
+#include "proto/base/socket_diag.hpp"
 #include "proto/base/unique_fd.hpp"
 
 namespace flotilla {
@@ -103,6 +104,7 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
         log(options.limits.log_entries, options.limits.log_bytes), epoch(random_hex(4)) {
     access.port = options.port != 0 ? options.port : options.last_port;
     any_port = options.port == 0;
+    admit_user = options.admit_user;
     access.token = options.token.empty() ? random_hex(32) : std::move(options.token);
   }
 
@@ -125,6 +127,7 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
   const MonitorLimits limits;
   Access access;
   bool any_port = false;
+  bool admit_user = false;
   tcp::acceptor listener;
   asio::steady_timer retry;
   asio::steady_timer flush_timer;
@@ -141,8 +144,8 @@ struct Monitor::Impl : std::enable_shared_from_this<Monitor::Impl> {
 
 class MonitorSession : public std::enable_shared_from_this<MonitorSession> {
  public:
-  MonitorSession(std::shared_ptr<Monitor::Impl> impl, tcp::socket socket)
-      : impl_(std::move(impl)), stream_(std::move(socket)), raw_(impl_->io), tick_(impl_->io) {
+  MonitorSession(std::shared_ptr<Monitor::Impl> impl, tcp::socket socket, bool known_user)
+      : impl_(std::move(impl)), stream_(std::move(socket)), known_user_(known_user), raw_(impl_->io), tick_(impl_->io) {
     impl_->sessions.insert(this);
   }
   ~MonitorSession() { impl_->leave(this); }
@@ -180,6 +183,7 @@ class MonitorSession : public std::enable_shared_from_this<MonitorSession> {
 
   std::shared_ptr<Monitor::Impl> impl_;
   beast::tcp_stream stream_;
+  const bool known_user_;
   beast::flat_buffer buffer_{most_header_bytes * 2};
   std::optional<Parser> parser_;
   std::optional<Response> response_;
@@ -205,7 +209,11 @@ class MonitorSession : public std::enable_shared_from_this<MonitorSession> {
 
 void MonitorSession::on_read(error_code error) {
   if (ended_ || impl_->source == nullptr) return;
-  if (!error) return answer(route(view_of(parser_->get()), impl_->access));
+  if (!error) {
+    auto request = view_of(parser_->get());
+    request.known_user = known_user_;
+    return answer(route(request, impl_->access));
+  }
   if (error == http::error::end_of_stream || error == beast::error::timeout) return close();
   if (error.category() == make_error_code(http::error::bad_method).category()) return send(make_bad_request(error));
   close();
@@ -466,12 +474,17 @@ void Monitor::Impl::on_readable() {
   } else {
     int on = 1;
     ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    bool known_user = false;
+    if (admit_user) {  // asked while the other end is there: its address is nobody else's meanwhile
+      const auto peer = peer_end(fd.get());
+      known_user = peer && peer->uid == ::getuid();
+    }
     tcp::socket socket(io);
     error_code error;
     socket.assign(tcp::v4(), fd.get(), error);
     if (!error) {
       fd.release();
-      std::make_shared<MonitorSession>(shared_from_this(), std::move(socket))->read();
+      std::make_shared<MonitorSession>(shared_from_this(), std::move(socket), known_user)->read();
     }
   }
   accept_next();

@@ -49,6 +49,7 @@ struct MonitorOptions {
   std::uint16_t port = 0;       // 0 = any
   std::uint16_t last_port = 0;  // with port 0, tried first: pages that are open find a daemon that was started again
   std::string token;            // empty = a fresh random one
+  bool admit_user = false;      // this user's own processes on this machine need no token
   MonitorLimits limits;
 };
 

@@ -1,12 +1,26 @@
 #include "proto/channel/endpoint.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
 #include <cassert>
 #include <cstring>
+#include <new>
 #include <string>
 
 namespace flotilla::channel {
+namespace {
+
+std::unique_ptr<char, UnmapRing> make_ring(std::size_t size) {
+  void* pages = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) throw std::bad_alloc();
+  return {static_cast<char*>(pages), UnmapRing{size}};
+}
+
+}  // namespace
+
+void UnmapRing::operator()(char* pages) const { ::munmap(pages, size); }
 
 std::size_t Spans::bytes() const {
   std::size_t sum = 0;
@@ -77,11 +91,11 @@ bool Endpoint::may_grow() const {
 bool Endpoint::wants_user_bytes() const { return !user_ended_ && (read_ - base_ < capacity_ || may_grow()); }
 
 void Endpoint::resize_ring(std::size_t capacity) {
-  std::unique_ptr<char[]> ring(new char[capacity]);  // not cleared: it is written before it is read
+  auto ring = make_ring(capacity);
   for (std::uint64_t at = base_; at < read_;) {
     const std::size_t from = at & (capacity_ - 1), to = at & (capacity - 1);
     const auto count = std::min<std::uint64_t>({read_ - at, capacity_ - from, capacity - to});
-    std::memcpy(&ring[to], &ring_[from], count);
+    std::memcpy(ring.get() + to, ring_.get() + from, count);
     at += count;
   }
   ring_ = std::move(ring);
@@ -93,7 +107,7 @@ void Endpoint::add_ring_piece(Spans& spans, std::uint64_t from, std::uint64_t to
   while (from < to) {
     const std::size_t at = from & (capacity_ - 1);
     const auto count = std::min<std::uint64_t>(to - from, capacity_ - at);
-    spans.pieces[spans.count++] = {&ring_[at], static_cast<std::size_t>(count)};
+    spans.pieces[spans.count++] = {ring_.get() + at, static_cast<std::size_t>(count)};
     from += count;
   }
 }

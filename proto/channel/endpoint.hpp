@@ -43,6 +43,12 @@ struct Spans {
 
 enum class Side { opener, accepter };
 
+// A ring has pages of its own: what a burst needed goes back to the system, where malloc would keep it, for each thread that had one.
+struct UnmapRing {
+  std::size_t size = 0;
+  void operator()(char* pages) const;
+};
+
 class Endpoint {
  public:
   Endpoint(Side side, std::uint64_t channel, std::size_t ring_limit = ring_limit_bytes);
@@ -119,9 +125,9 @@ class Endpoint {
   // Offsets in the user's stream: base_ (acknowledged) <= sent_ <= read_, base_ <= sent_high_ <= read_.
   std::uint64_t base_ = 0, sent_ = 0, sent_high_ = 0, read_ = 0;
   bool user_ended_ = false;
-  std::unique_ptr<char[]> ring_;  // the byte of offset n lies at n & (capacity_ - 1)
-  std::size_t capacity_ = 0;      // a power of two, 0 before the first byte
-  int stalls_ = 0;                // since the ring last grew: acknowledgements that found it full and all sent
+  std::unique_ptr<char, UnmapRing> ring_;  // the byte of offset n lies at n & (capacity_ - 1)
+  std::size_t capacity_ = 0;               // a power of two, 0 before the first byte
+  int stalls_ = 0;                         // since the ring last grew: acknowledgements that found it full and all sent
 
   std::array<char, opening_bytes> header_{};  // ours, going out
   std::size_t header_out_ = 0, header_size_ = 0;

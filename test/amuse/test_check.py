@@ -95,12 +95,13 @@ def fake_amuse(folder):
     broken = community / "broken/broken_worker"
     broken.write_text("#!/bin/sh\necho first >&2\necho no licence for today >&2\nexit 3\n")
     broken.chmod(0o755)
-    (community / "scripted/scripted_worker").write_text(f"""#!{sys.executable}
+    for name, mode in (("scripted_worker", 0o755), ("plain_worker.py", 0o644)):
+        (community / "scripted" / name).write_text(f"""#!{sys.executable}
 import socket, sys
 channel = socket.create_connection((sys.argv[2], int(sys.argv[1])))
 channel.sendall(channel.recv(44, socket.MSG_WAITALL))
 """)
-    (community / "scripted/scripted_worker").chmod(0o755)
+        (community / "scripted" / name).chmod(mode)
     (community / "scripted/not_worker.py").write_text("a module, and no program\n")
     return folder / "amuse"
 
@@ -156,22 +157,27 @@ def test_a_code_that_does_not_start_is_told_with_its_last_words(checker):
     assert "exited with code 3" in steps["broken_worker"]["message"]
     assert steps["broken_worker"]["message"].endswith("first\nno licence for today")
     assert str(tree / "community/broken/broken_worker") in steps["broken_worker"]["hint"]
-    assert [steps[name]["status"] for name in ("hermite_worker", "scripted_worker", "MPI", "two ranks")] == ["ok"] * 4
+    assert [steps[name]["status"] for name in ("hermite_worker", "scripted_worker", "plain_worker.py", "MPI", "two ranks")] == ["ok"] * 5
     assert "a script" in steps["scripted_worker"]["message"]
     assert "not_worker.py" not in steps
 
 
-def test_mpi_that_does_not_fit_is_told(checker):
+@pytest.mark.parametrize("mpiexec, cause", [
+    ("echo 'HYDRA build details:'; echo '    Version:      4.0.2'", "mpiexec is MPICH 4.0.2"),
+    # One that starts what it is told, but not as ranks of one another.
+    ("[ \"$1\" = -n ] || { echo 'mpiexec (OpenRTE) 4.1.4'; exit; }; shift 2; \"$@\" & \"$@\"; wait", "do not find each other"),
+])
+def test_mpi_that_does_not_fit_is_told(checker, mpiexec, cause):
     tools = checker.folder / "tools"
     tools.mkdir()
-    (tools / "mpiexec").write_text("#!/bin/sh\necho 'HYDRA build details:'\necho '    Version:      4.0.2'\n")
+    (tools / "mpiexec").write_text(f"#!/bin/sh\n{mpiexec}\n")
     (tools / "mpiexec").chmod(0o755)
     checker.environment["PATH"] = f"{tools}:{checker.environment['PATH']}"
     tree = fake_amuse(checker.folder)
     (tree / "community/broken/broken_worker").unlink()
     steps = checker.steps("--amuse-dir", str(tree), code=1)
     assert steps["MPI"]["status"] == "failed"
-    assert "Open MPI" in steps["MPI"]["message"] and "MPICH 4.0.2" in steps["MPI"]["message"]
+    assert "Open MPI" in steps["MPI"]["message"] and cause in steps["MPI"]["message"]
     assert "in PATH" in steps["MPI"]["hint"]
     assert steps["hermite_worker"]["status"] == "ok"    # alone it needs no mpiexec
     assert steps["two ranks"]["status"] == "skipped"

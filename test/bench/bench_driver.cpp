@@ -244,9 +244,13 @@ class Turns {
     }
     // Round 0 warms up.
     for (round_ = 0; round_ <= rounds; ++round_) {
-      if (what_ == "calls") calls_in_slices();
-      else
+      if (what_ == "calls") {
+        calls_in_slices();
+      } else if (what_ == "arrays") {
+        arrays_in_slices();
+      } else {
         for (auto& each : ways_) one(each);
+      }
     }
     return 0;
   }
@@ -277,19 +281,26 @@ class Turns {
     for (auto& each : ways_) say_calls(each, "call", times[each.index]);
   }
 
-  void one(Each& each) {
-    if (what_ == "arrays") {
-      for (const bool put : {true, false}) {
-        constexpr std::uint64_t size = 8'000'000;  // 10^6 doubles
-        std::vector<double> rates;
-        for (const auto begin = Clock::now(); rates.size() < 3 || seconds_since(begin) < 0.3;) {
-          const auto start = Clock::now();
-          call(each.fd, data_, put ? size : 1, put ? 1 : size);
-          rates.push_back(static_cast<double>(size) / seconds_since(start) / 1e6);
+  void arrays_in_slices() {
+    constexpr std::uint64_t size = 8'000'000;  // 10^6 doubles
+    std::vector<std::vector<double>> put(ways_.size()), get(ways_.size());
+    for (int slice = 0; slice < 10; ++slice)
+      for (auto& each : ways_)
+        for (auto* rates : {&put[each.index], &get[each.index]}) {
+          const bool there = rates == &put[each.index];
+          for (int i = 0; i < 2; ++i) {
+            const auto begin = Clock::now();
+            call(each.fd, data_, there ? size : 1, there ? 1 : size);
+            rates->push_back(static_cast<double>(size) / seconds_since(begin) / 1e6);
+          }
         }
-        say(each, put ? "put" : "get", "MB/s", percentile(rates, 0.5), percentile(rates, 0.01));
-      }
+    for (auto& each : ways_) {
+      say(each, "put", "MB/s", percentile(put[each.index], 0.5), percentile(put[each.index], 0.01));
+      say(each, "get", "MB/s", percentile(get[each.index], 0.5), percentile(get[each.index], 0.01));
     }
+  }
+
+  void one(Each& each) {
     if (what_ == "beside") {
       say_calls(each, "alone", small(each, 0.5, 300));
       std::atomic<bool> stop{false};

@@ -3,6 +3,7 @@ import json
 import pathlib
 import subprocess
 import threading
+import time
 
 import bed as beds
 
@@ -12,14 +13,10 @@ MESSAGE = 200_000_000
 ROUNDS = 9
 
 
-class Missing(SystemExit):
-    pass
-
-
 def check():
-    if subprocess.run([PYTHON, "-c", "import amuse.community.bhtree.interface, flotilla.amuse"], capture_output=True).returncode \
-            if PYTHON.exists() else True:
-        raise Missing("the benchmark 'amuse' needs AMUSE with BHTree and flotilla.amuse in .venv-amuse; run scripts/setup amuse")
+    wanted = "import amuse.community.bhtree.interface, amuse.community.distributed, flotilla.amuse"
+    if not PYTHON.exists() or subprocess.run([PYTHON, "-c", wanted], capture_output=True).returncode:
+        raise SystemExit(f"the benchmark 'amuse' needs AMUSE, its BHTree and flotilla.amuse in {PYTHON.parents[1]}; run scripts/setup amuse")
 
 
 class Installed:
@@ -60,6 +57,9 @@ class Served:
         self.flotilla.add_cluster("nodes", "--host", "node1")
         self.flotilla.start_pilot("front", "--slots", "8", "--label", "at-front", runaways=False)
         self.flotilla.start_pilot("nodes", "--slots", "8", "--label", "at-node", runaways=False)
+        # The first agent that is sent is packed well afterwards, by a thread of low priority: not in what is measured.
+        packed = lambda: self.bench.laptop.as_user(f"find {self.bench.state} -name '*.zst'").stdout  # noqa: E731
+        beds.wait_until(packed, 300, "the agent is packed", every=0.5)
 
     def way(self, label):
         # An absolute path: no code of AMUSE's has to be there.
@@ -144,18 +144,15 @@ def api(bench, report):
         got = run(bench, "calls", "0.3", str(ROUNDS), pinned=pinned)
         for name, target in (("distributed", 1.3), ("flotilla.amuse", 1.1)):
             for key in ("p50", "p99"):
-                report.ratio(f"{name}, {how}: {key}", "us", "sockets channel", [r[key] for r in got["sockets"]], [r[key] for r in got[name]],
-                             target if key == "p50" else None)
+                plain, ours = ([row[key] for row in got[way]] for way in ("sockets", name))
+                report.ratio(f"{name}, {how}: {key}", "us", "sockets channel", plain, ours, target if key == "p50" else None)
 
 
 def twenty(bench, report):
     report.say("\n  20 codes from 20 threads: plain sockets channel, ours")
     got = run(bench, "twenty", "5")
-    report.ratio("20 workers from 20 threads", "s", "sockets channel", column_of(got, "sockets"), column_of(got, "distributed"), 1)
-
-
-def column_of(got, way):
-    return [row["p50"] for row in got[way]]
+    plain, ours = ([row["p50"] for row in got[way]] for way in ("sockets", "distributed"))
+    report.ratio("20 workers from 20 threads", "s", "sockets channel", plain, ours, 1)
 
 
 def run(bench, *words, pinned=False):
@@ -224,15 +221,16 @@ def memory(bench, report, served):
     watcher.start()
     for label in ("here", "at-front", "at-node") * 2:
         bench.drive("message", str(MESSAGE), *served.way(label))
+    time.sleep(2)  # what a burst needed is given back when it has been quiet for a while
     over.set()
     watcher.join()
     after = ours_in_memory(bench)
     for name, share in before.items():
         report.say(f"    {name:60}{share:8.1f}{highest[name]:8.1f}{after.get(name, 0):8.1f} MB")
-    # What a few buffers of a connection take; a message that is kept anywhere is ten times that.
+    # Over ssh 16 MiB may be on their way, each way; a message that is kept anywhere is five times the first limit.
     grown = [highest[name] - share for name, share in before.items()]
-    report.most("the most that one of them grows", "MB", [max(grown)], 20)
-    report.most("what all have grown by afterwards", "MB", [sum(after.get(name, 0) - share for name, share in before.items())], 20)
+    report.most("the most that one of them grows", "MB", [max(grown)], 40)
+    report.most("what all have grown by afterwards", "MB", [sum(after.get(name, 0) - share for name, share in before.items())], 10)
 
 
 PARTS = ("api", "twenty", "early", "raw", "memory")

@@ -49,6 +49,9 @@ PilotSpec make_pilot_spec(const PilotRow& row, bool debug) {
     if (value < 1) refuse("a pilot on '" + row.resource_name + "' has " + what + " " + std::to_string(value), "it must be 1 or more");
     return static_cast<unsigned>(value);
   };
+  if (!row.queue_name.empty())
+    refuse("a pilot on '" + row.resource_name + "' asks for the queue '" + row.queue_name + "', and pilots here do not go into queues",
+           "leave queue_name empty");
   PilotSpec spec;
   spec.resource = row.resource_name;
   spec.node_count = check(row.node_count, "node_count");

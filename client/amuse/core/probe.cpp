@@ -109,7 +109,8 @@ Probe parse_probe(std::string_view said) {
     if (key == "python") probe.python = words[1];
     if (key == "mpiexec")
       probe.mpiexec = words[1], probe.real_mpiexec = words[2].empty() ? words[1] : words[2], probe.mpiexec_says = words[3];
-    if (key == "library") probe.libraries.push_back({words[1], words[2].empty() ? words[1] : words[2], words[3]});
+    if (key == "library") probe.libraries.push_back({words[1], words[2].empty() ? words[1] : words[2], words[3], 0});
+    if (key == "ranks" && !probe.libraries.empty()) probe.libraries.back().ranks = words[1] == "2" ? 2 : words[1] == "1" ? 1 : 0;
     if (key == "code" && !words[1].empty()) probe.codes.push_back({words[1], words[2] == "script", {}, {}});
     if (key == "needs" && !probe.codes.empty()) {
       if (words[2] == "not found") probe.codes.back().missing.push_back(words[1]);
@@ -249,7 +250,7 @@ TestStep judge_mpi(const Probe& probe, const std::string& resource) {
     for (const auto& code : probe.codes)
       if (code.mpi == library.path) users.push_back(code.name());
     if (users.empty()) continue;
-    const auto likeness = compare(kind, launcher);
+    const auto likeness = library.ranks == 2 ? Likeness::same : library.ranks == 1 ? Likeness::other : compare(kind, launcher);
     const auto prefix = prefix_of(probe.real_mpiexec);
     const bool beside = !prefix.empty() && library.real_path.starts_with(prefix + "/");
     const auto told = joined(users) + ": " + kind.text() + " (" + library.real_path + "), but mpiexec is " + launcher.text() + " (" +
@@ -257,7 +258,7 @@ TestStep judge_mpi(const Probe& probe, const std::string& resource) {
     if (likeness == Likeness::other || likeness == Likeness::other_version) {
       if (step.status == Status::failed && likeness == Likeness::other_version) continue;
       step.status = likeness == Likeness::other ? Status::failed : Status::warning;
-      step.message = told;
+      step.message = told + (library.ranks == 1 ? ", and its processes do not find each other" : "");
       step.hint =
           setup_hint(resource, "put the mpiexec of " + kind.text() + " first in PATH, or build the codes again with " + launcher.text());
     } else if (likeness == Likeness::unknown && !beside && step.status == Status::ok) {
@@ -273,7 +274,7 @@ TestStep judge_mpi(const Probe& probe, const std::string& resource) {
     std::sort(fitting.begin(), fitting.end());
     fitting.erase(std::unique(fitting.begin(), fitting.end()), fitting.end());
     step.message = std::to_string(built) + " of " + std::to_string(probe.codes.size()) +
-                   " programs are built with MPI: " + joined(fitting) + ", as is mpiexec (" + probe.real_mpiexec + ")";
+                   " programs are built with MPI: " + joined(fitting) + "; mpiexec (" + probe.real_mpiexec + ") is of the same";
   }
   return step;
 }

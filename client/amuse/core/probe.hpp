@@ -23,6 +23,7 @@ struct FoundCode {
 struct MpiLibrary {
   std::string path, real_path;
   std::string says;  // MPI_Get_library_version; empty: it could not be asked
+  int ranks = 0;     // that two processes of mpiexec see with it; 0: it could not be tried
 };
 
 // What probe_script() said on a machine.

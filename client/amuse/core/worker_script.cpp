@@ -140,6 +140,19 @@ if [ -n "$python" ]; then say python "$(command -v "$python")"; fi
 if mpiexec=$(command -v mpiexec 2> /dev/null); then
   say mpiexec "$mpiexec" "$(readlink -f "$mpiexec")" "$(mpiexec --version 2>&1 < /dev/null | head -n 2 | tr '\n\t' '  ')"
 fi
+# Whether processes of this mpiexec find each other with that library: the only proof that both are of one MPI.
+ranks() {
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  export OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+  timeout 20 mpiexec -n 2 "$python" -c 'import ctypes, sys
+library, size = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL), ctypes.c_int()
+try: world = ctypes.byref(ctypes.c_char.in_dll(library, "ompi_mpi_comm_world"))
+except ValueError: world = ctypes.c_int(0x44000000)
+library.MPI_Init(None, None)
+library.MPI_Comm_size(world, ctypes.byref(size))
+print("ranks", size.value, flush=True)
+library.MPI_Finalize()' "$1" 2> /dev/null < /dev/null | sed -n 's/^ranks //p' | sort -u
+}
 seen=
 find -L "$home/community" "$home/_workers" "$home"/../amuse_* -maxdepth 3 -type f \
   '(' '(' '(' -name '*_worker' -o -name '*_worker_*' ')' ! -name '*.*' ')' -o -name '*worker.py' ')' 2> /dev/null | sort -u |
@@ -164,6 +177,7 @@ done | while IFS= read -r line; do
 text, size = ctypes.create_string_buffer(8192), ctypes.c_int()
 ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL).MPI_Get_library_version(text, ctypes.byref(size))
 print(text.value.decode(errors="replace"))' "$library" 2> /dev/null | head -n 2 | tr '\n\t' '  ')"
+  [ -z "$mpiexec" ] || [ -z "$python" ] || say ranks "$(ranks "$library")"
 done
 say end
 )sh";

@@ -23,6 +23,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -424,8 +425,8 @@ class FLOTILLA_API Job {
   JobResult result(Duration limit = no_limit) const;
   // What it has written up to now. stream: 1 stdout, 2 stderr.
   std::string output(int stream = 1) const;
-  // Output as it comes, from the beginning, until the end.
-  ExitReason follow(const std::function<void(int stream, std::string_view data)>& on_output) const;
+  // Output as it comes, from the beginning, until the end. When `stop` is requested it is followed no more (CanceledError); the job goes on.
+  ExitReason follow(const std::function<void(int stream, std::string_view data)>& on_output, std::stop_token stop = {}) const;
   Attachment attach(bool from_end = false) const;
   void cancel() const;  // TERM, then KILL, to the whole process group
   void signal(int number) const;
@@ -460,8 +461,9 @@ class FLOTILLA_API Worker {
   std::uint64_t* counters() const;
   // How it ended; nullopt when it has not within `limit`. Waits on the channel itself, no poll.
   std::optional<ExitReason> exit(Duration limit = Duration(0)) const;
-  // One sentence for an error message after the stream ended: waits shortly for the cause.
-  std::string explain_end() const;
+  // One sentence for an error message after the stream ended: waits shortly for the cause, up to `limit`. A pilot that is gone is noticed
+  // within 5 s; without a cause the sentence says what was lost, or is empty when the worker may still be there.
+  std::string explain_end(Duration limit = Duration(6'000)) const;
   // Throws WorkerFailedError with the cause when it has ended otherwise than by close().
   void check() const;
   void cancel() const;
@@ -522,13 +524,14 @@ class FLOTILLA_API Daemon {
   std::vector<JobInfo> jobs(std::size_t limit = 0) const;  // oldest first; a limit leaves the newest, 0 = all
 
   // Returns when the worker has connected back. WorkerFailedError says why it did not; TimedOutError: not within a limit given.
-  Worker start_worker(const WorkerSpec& spec) const;
+  // To give up a worker that waits in a queue or starts, request `stop`, from any thread: its job is canceled, and this throws CanceledError.
+  Worker start_worker(const WorkerSpec& spec, std::stop_token stop = {}) const;
 
   std::future<Pilot> start_pilot_async(const PilotSpec& spec) const;
   std::future<Job> submit_async(const CommandSpec& spec) const;
   std::future<std::vector<JobInfo>> wait_all_async(const std::vector<Job>& jobs, Duration limit = no_limit) const;
   std::future<JobResult> run_async(const CommandSpec& spec) const;
-  std::future<Worker> start_worker_async(const WorkerSpec& spec) const;
+  std::future<Worker> start_worker_async(const WorkerSpec& spec, std::stop_token stop = {}) const;
 
  private:
   std::shared_ptr<detail::Session> session_;

@@ -167,10 +167,11 @@ Route route(const RequestView& request, const Access& access) {
       return route;
     }
   }
-  if (!has_token(request, access))
+  if (!request.known_user && !has_token(request, access))
     return refuse(std::move(route), 401, "PERMISSION_DENIED", "this browser has not been let in",
                   "run 'flotilla web' and open the link that it prints");
-  // A browser attaches the cookie for pages of other ports too ("same-site"); those are not ours.
+  // A browser attaches the cookie for pages of other ports too ("same-site"), and asks from its user's process for any site; those are
+  // not ours.
   bool foreign =
       (!request.origin.empty() && !own_origin(request.origin, access.port)) ||
       (route.form == Form::json && !request.fetch_site.empty() && request.fetch_site != "same-origin" && request.fetch_site != "none");

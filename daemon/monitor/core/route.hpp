@@ -18,6 +18,7 @@ struct RequestView {
   std::string_view cookie;
   std::string_view authorization;
   std::string_view last_event_id;
+  bool known_user = false;  // not a header: a process of the user's own, where those need no token
 };
 
 // Who is let in: the port that we listen on, and the secret.

@@ -570,7 +570,7 @@ def test_commands_that_messages_name_are_understood(cli):
         return words_of[command]
 
     wrong, seen = [], 0
-    places = [path for folder in ("client/cli", "client/lib", "client/python/src", "daemon", "hub", "pilot", "proto/base", "web/src")
+    places = [path for folder in ("client/amuse", "client/cli", "client/lib", "client/python/src", "daemon", "hub", "pilot", "proto/base", "web/src")
               for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".cpp", ".hpp", ".py", ".ts", ".tsx")]
     for path in places:
         for match in re.finditer(r"\bflotilla ((?:[a-z]+|--[a-z-]+|\{[^}]*\}|[A-Z]+)(?: (?:[a-z]+|-[a-z]|--[a-z-]+|\{[^}]*\}|[A-Z]+))*)", path.read_text()):
@@ -578,7 +578,7 @@ def test_commands_that_messages_name_are_understood(cli):
             if typed[0] not in words():
                 continue  # prose
             command = [typed.pop(0)]
-            if command[0] in ("daemon", "job", "pilot", "resource") and typed and typed[0].islower() and typed[0].isalpha():
+            if command[0] in ("amuse", "daemon", "job", "pilot", "resource") and typed and typed[0].islower() and typed[0].isalpha():
                 command.append(typed.pop(0))
                 if command[1] not in words(command[0]):
                     wrong.append(f"{path.relative_to(ROOT)}: {match[0]}")

@@ -82,6 +82,23 @@ void start_daemon() {
   REQUIRE(std::system(command.c_str()) == 0);
 }
 
+// What a daemon's on_waiting was told.
+struct Told {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<WaitNotice> notices;
+  void operator()(const WaitNotice& notice) {
+    std::lock_guard lock(mutex);
+    notices.push_back(notice);
+    changed.notify_all();
+  }
+  WaitNotice wait_for(std::size_t count) {
+    std::unique_lock lock(mutex);
+    REQUIRE(changed.wait_for(lock, 30s, [&] { return notices.size() >= count; }));
+    return notices[count - 1];
+  }
+};
+
 // A daemon that asks a question, and says what was answered.
 class PlayedDaemon {
  public:
@@ -274,21 +291,8 @@ TEST_CASE("commands: output, ends, files, limits, futures") {
 
 TEST_CASE("a wait that lasts tells why, once") {
   Place place;
-  struct Told {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::vector<WaitNotice> notices;
-    WaitNotice wait_for(std::size_t count) {
-      std::unique_lock lock(mutex);
-      REQUIRE(changed.wait_for(lock, 30s, [&] { return notices.size() >= count; }));
-      return notices[count - 1];
-    }
-  } told;
-  const Daemon daemon({.on_waiting = [&](const WaitNotice& notice) {
-    std::lock_guard lock(told.mutex);
-    told.notices.push_back(notice);
-    told.changed.notify_all();
-  }});
+  Told told;
+  const Daemon daemon({.on_waiting = std::ref(told)});
   const auto jobs = daemon.submit_many({{.argv = {"true"}, .label = "nobody-has-this"}, {.argv = {"true"}, .label = "nobody-has-this"}});
   auto first = jobs[0].wait_async();
   auto second = jobs[1].result_async();
@@ -312,6 +316,36 @@ TEST_CASE("a wait that lasts tells why, once") {
   CHECK(first.get().state == JobState::canceled);
   CHECK_THROWS_AS(second.get(), JobFailedError);
   CHECK(told.notices.size() == 3);
+}
+
+TEST_CASE("a worker that waits can be given up, and a job be followed no more") {
+  Place place;
+  Told told;
+  Daemon daemon({.on_waiting = std::ref(told)});
+  std::stop_source by_future, by_thread, followed;
+  auto future = daemon.start_worker_async({.executable = "true", .label = "nor-this"}, by_future.get_token());
+  const auto first = told.wait_for(1);
+  auto blocking = std::async(std::launch::async,
+                             [&] { return daemon.start_worker({.executable = "true", .label = "this-neither"}, by_thread.get_token()); });
+  const auto second = told.wait_for(2);
+  by_future.request_stop();
+  CHECK_THROWS_AS(future.get(), CanceledError);
+  by_thread.request_stop();
+  CHECK_THROWS_AS(blocking.get(), CanceledError);
+  for (const auto job : {first.job, second.job}) {
+    const auto info = daemon.job(job).wait(30s);
+    CHECK(info.state == JobState::canceled);
+    CHECK(info.exit.kind == ExitKind::client_gone);
+  }
+  CHECK_THROWS_AS(daemon.start_worker({.executable = test_worker()}, by_thread.get_token()), CanceledError);  // before it began
+
+  const Job job = daemon.submit({.argv = {"sh", "-c", "echo here; exec sleep 600"}});
+  const auto stop_at_first = [&](int, std::string_view) { followed.request_stop(); };
+  CHECK_THROWS_AS(job.follow(stop_at_first, followed.get_token()), CanceledError);
+  CHECK(job.info().state == JobState::running);
+  kill_and_await(daemon.info().pid);  // nor is a daemon waited for that is gone
+  CHECK_THROWS_AS(job.follow(stop_at_first, followed.get_token()), CanceledError);
+  start_daemon();
 }
 
 TEST_CASE("output comes while the job runs") {

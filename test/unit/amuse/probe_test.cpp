@@ -25,7 +25,7 @@ Probe machine() {
   probe.mpiexec = "/usr/bin/mpiexec";
   probe.real_mpiexec = "/usr/bin/orterun";
   probe.mpiexec_says = open_mpiexec;
-  probe.libraries = {{"/lib/libmpi.so.40", "/usr/lib/x86_64-linux-gnu/libmpi.so.40.30.4", open_mpi}};
+  probe.libraries = {{"/lib/libmpi.so.40", "/usr/lib/x86_64-linux-gnu/libmpi.so.40.30.4", open_mpi, 0}};
   probe.codes = {{"/opt/amuse/community/plain/plain_worker", false, {}, {}},
                  {"/opt/amuse/community/hermite/hermite_worker", false, "/lib/libmpi.so.40", {}},
                  {"/opt/amuse/community/script/script_worker", true, {}, {}}};
@@ -40,7 +40,7 @@ TEST_CASE("what a probe says is understood") {
       "host\tnode1\nhome\t/opt/my amuse\nversion\t__version__ = version = '2024.6.0'\npython\t/usr/bin/python3\n"
       "mpiexec\t/usr/bin/mpiexec\t/usr/bin/orterun\tmpiexec (OpenRTE) 4.1.4  \n"
       "code\t/a b/x_worker\tprogram\nneeds\tlibgsl.so.27\tnot found\nneeds\tlibmpi.so.40\t/lib/libmpi.so.40\n"
-      "library\t/lib/libmpi.so.40\t/usr/lib/libmpi.so.40.30.4\tOpen MPI v4.1.4, package\n"
+      "library\t/lib/libmpi.so.40\t/usr/lib/libmpi.so.40.30.4\tOpen MPI v4.1.4, package\nranks\t2\n"
       "code\t/a b/y_worker\tscript\n"
       "code\t/a b/z_worker\tprogram\nneeds\tlibmpich.so.12\tnot found\n"
       "end\t\n");
@@ -52,6 +52,7 @@ TEST_CASE("what a probe says is understood") {
   CHECK(mpi_kind(probe.mpiexec_says).text() == "Open MPI 4.1.4");
   REQUIRE(probe.libraries.size() == 1);
   CHECK(probe.libraries[0].real_path == "/usr/lib/libmpi.so.40.30.4");
+  CHECK(probe.libraries[0].ranks == 2);
   REQUIRE(probe.codes.size() == 3);
   CHECK(probe.codes[0].name() == "x_worker");
   CHECK(probe.codes[0].mpi == "/lib/libmpi.so.40");
@@ -120,12 +121,24 @@ TEST_CASE("another MPI's mpiexec is wrong, another version's is doubtful") {
   CHECK(judge_mpi(probe, "hpc").status == Status::ok);
 }
 
+TEST_CASE("processes that find each other, or not, count more than what the two say") {
+  auto probe = machine();
+  probe.mpiexec_says = "mpiexec (Open MPI) 5.0.3";
+  probe.libraries[0].ranks = 2;
+  CHECK(judge_mpi(probe, "hpc").status == Status::ok);
+  probe = machine();
+  probe.libraries[0].ranks = 1;
+  const auto step = judge_mpi(probe, "hpc");
+  CHECK(step.status == Status::failed);
+  CHECK_THAT(step.message, Contains("hermite_worker") && Contains("do not find each other"));
+}
+
 TEST_CASE("of several MPIs the worst is told") {
   auto probe = machine();
   probe.codes.push_back({"/opt/amuse/community/other/other_worker", false, "/opt/mpich/lib/libmpi.so.12", {}});
-  probe.libraries.push_back({"/opt/mpich/lib/libmpi.so.12", "/opt/mpich/lib/libmpi.so.12.2", mpich});
+  probe.libraries.push_back({"/opt/mpich/lib/libmpi.so.12", "/opt/mpich/lib/libmpi.so.12.2", mpich, 0});
   probe.codes.push_back({"/opt/amuse/community/old/old_worker", false, "/old/libmpi.so.40", {}});
-  const auto old = MpiLibrary{"/old/libmpi.so.40", "/old/libmpi.so.40.1", "Open MPI v3.1.0"};
+  const auto old = MpiLibrary{"/old/libmpi.so.40", "/old/libmpi.so.40.1", "Open MPI v3.1.0", 0};
   for (const bool first : {true, false}) {
     auto both = probe;
     both.libraries.insert(first ? both.libraries.begin() : both.libraries.end(), old);

@@ -1,6 +1,7 @@
 #include <catch2/catch.hpp>
 
 #include "client/amuse/core/names.hpp"
+#include "client/amuse/core/own_words.hpp"
 #include "client/amuse/core/worker_request.hpp"
 #include "messages.hpp"
 
@@ -121,6 +122,18 @@ TEST_CASE("AMUSE's pilots in Flotilla's words") {
   row.options.clear();
   row.slots_per_node = 0;
   CHECK_THROWS_WITH(make_pilot_spec(row, false), Catch::Contains("slots_per_node 0"));
+  row.slots_per_node = 1;
+  row.queue_name = "gpu";
+  CHECK_THROWS_WITH(make_pilot_spec(row, false),
+                    Catch::Contains("'hpc'") && Catch::Contains("queue 'gpu'") && Catch::Contains("leave queue_name"));
+}
+
+TEST_CASE("commands in a text reach the script's own daemon") {
+  CHECK(own_words("no; see 'flotilla pilot list'", "/s") == "no; see 'FLOTILLA_STATE_DIR=/s flotilla pilot list'");
+  CHECK(own_words("flotilla job list shows them (flotilla logs daemon)", "/s") ==
+        "FLOTILLA_STATE_DIR=/s flotilla job list shows them (FLOTILLA_STATE_DIR=/s flotilla logs daemon)");
+  for (const char* other : {"put the program flotilla into PATH", "/opt/flotilla run", "flotilla amuse install", "flotilla ", ""})
+    CHECK(own_words(other, "/s") == other);
 }
 
 TEST_CASE("states in AMUSE's words") {

@@ -11,6 +11,7 @@ TEST_CASE("a whole configuration") {
 debug = true
 durability = "disk"
 web_port = 8042
+web_access = "user"
 output_limit = "64MiB"
 agent = "/opt/flotilla-agent"
 [local_pilot]
@@ -25,6 +26,7 @@ cutoff = "2h"
   CHECK(config->debug);
   CHECK(config->durability == Durability::disk);
   CHECK(config->web_port == 8042);
+  CHECK(config->web_admits_user);
   CHECK(config->output_limit_bytes == 64u << 20);
   CHECK(config->agent == "/opt/flotilla-agent");
   CHECK_FALSE(config->local_pilot);
@@ -34,11 +36,13 @@ cutoff = "2h"
 }
 
 TEST_CASE("all faults at once, each with its line and key") {
-  auto config = parse_config("[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
+  auto config = parse_config(
+      "[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\nweb_access = 'all'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
   REQUIRE_FALSE(config);
-  CHECK(config.error().faults.size() == 5);
+  CHECK(config.error().faults.size() == 6);
   const std::string all = config.error().text();
-  for (const char* part : {"line 2", "'port'", "web_port", "durability", "'pilot'", "idle"}) CHECK(all.find(part) != std::string::npos);
+  for (const char* part : {"line 2", "'port'", "web_port", "durability", "web_access", "'pilot'", "idle"})
+    CHECK(all.find(part) != std::string::npos);
 }
 
 TEST_CASE("a file that is no TOML is refused with the line; none is the default") {

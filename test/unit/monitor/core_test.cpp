@@ -167,6 +167,33 @@ TEST_CASE("Another site's script may not read the API") {
   CHECK(route(request, access_).target == Target::events);
 }
 
+TEST_CASE("A process of the user's own that is known to be one needs no token, and is held to all else") {
+  auto request = let_in("/api/v1/events");
+  request.authorization = {};
+  request.known_user = true;
+  CHECK(route(request, access_).target == Target::events);
+  request.target = "/";
+  request.host = "localhost:8080";
+  CHECK(route(request, access_).target == Target::page);
+  request.host = "evil.example:8080";  // its browser, led here by a name that was pointed at 127.0.0.1
+  CHECK(route(request, access_).status == 421);
+  request.host = "localhost:8080";
+  request.target = "/api/v1/info";
+  for (auto site : {"cross-site", "same-site"}) {  // its browser, with another site's page open
+    request.fetch_site = site;
+    CHECK(route(request, access_).status == 403);
+  }
+  request.fetch_site = {};
+  request.origin = "http://localhost:8081";
+  CHECK(route(request, access_).status == 403);
+  request.origin = {};
+  request.method = "POST";
+  CHECK(route(request, access_).status == 405);
+  request.method = "GET";
+  request.target = "/?token=wrong";
+  CHECK(route(request, access_).status == 401);
+}
+
 TEST_CASE("Addresses and their parameters") {
   auto output = route(let_in("/api/v1/jobs/12/output?stream=2&tail=100"), access_);
   CHECK(output.target == Target::output);

@@ -4,11 +4,14 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <catch2/catch.hpp>
+#include <cstdio>
+#include <cstring>
 #include <future>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -71,9 +74,10 @@ struct FakeSource : MonitorSource {
 
 // The server on a thread of its own; everything is called there, as in the daemon.
 struct Server {
-  explicit Server(MonitorLimits limits = {}) {
+  explicit Server(MonitorLimits limits = {}, bool admit_user = false) {
     MonitorOptions options;
     options.token = secret;
+    options.admit_user = admit_user;
     options.limits = limits;
     monitor = std::make_unique<Monitor>(io, source, options);
     auto started = monitor->start();
@@ -252,6 +256,48 @@ TEST_CASE("The link lets a browser in, and nothing else does") {
   auto page = ask_raw(server, "GET / HTTP/1.1\r\nCookie: " + cookie + "\r\n" + host);
   CHECK(page.status == 200);
   CHECK(has(page.body, "Flotilla"));
+}
+
+TEST_CASE("Where the user's own processes are let in, others are not") {
+  Server server({}, true);
+  const auto host = "Host: localhost:" + std::to_string(server.port) + "\r\n";
+  const auto once = host + "Connection: close\r\n\r\n";
+  CHECK(ask_raw(server, "GET / HTTP/1.1\r\n" + once).status == 200);
+  CHECK(ask_raw(server, "GET /api/v1/info HTTP/1.1\r\n" + once).status == 200);
+  CHECK(ask_raw(server, "GET /api/v1/info HTTP/1.1\r\nOrigin: http://evil.example\r\n" + once).status == 403);
+  CHECK(ask_raw(server, "GET / HTTP/1.1\r\nHost: evil.example:" + std::to_string(server.port) + "\r\nConnection: close\r\n\r\n").status ==
+        421);
+  {
+    Client client(server.port);
+    client.send("GET /api/v1/events HTTP/1.1\r\n" + host + "\r\n");
+    CHECK(has(client.until("\r\n\r\n"), "200 OK"));
+    CHECK(client.event().name == "snapshot");
+  }
+  if (getuid() != 0) {
+    WARN("another user needs root");
+    return;
+  }
+  const pid_t stranger = fork();
+  if (stranger == 0) {  // plain calls: the threads of this process are not there
+    constexpr uid_t nobody = 65534;
+    if (setgid(nobody) != 0 || setuid(nobody) != 0) _exit(1);
+    const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(server.port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const char text[] = "GET /api/v1/info HTTP/1.1\r\nHost: localhost:";
+    char number[16], reply[16] = {};
+    const int digits = std::snprintf(number, sizeof number, "%u\r\n\r\n", server.port);
+    if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || ::write(fd, text, sizeof text - 1) < 0 ||
+        ::write(fd, number, static_cast<std::size_t>(digits)) < 0 || ::recv(fd, reply, 12, MSG_WAITALL) != 12)
+      _exit(2);
+    _exit(std::strcmp(reply, "HTTP/1.1 401") == 0 ? 0 : 3);
+  }
+  REQUIRE(stranger > 0);
+  int status = -1;
+  REQUIRE(waitpid(stranger, &status, 0) == stranger);
+  CHECK(status == 0);
 }
 
 TEST_CASE("Every answer forbids to be kept, framed, sniffed or extended") {

@@ -252,6 +252,8 @@ class WorkerProgram {
   std::span<char* const> arguments() const { return arguments_; }
   int rank() const { return rank_; }
   int ranks() const { return ranks_; }
+  // The connected socket, for a function that takes long and wants to see its caller go: POLLRDHUP. Rank 0's, while calls are served; else -1.
+  int channel() const { return channel_; }
 
   // Returns the exit code: 0 when told to stop and when the caller closed the channel.
   int run(int argc, char** argv) {
@@ -305,6 +307,7 @@ class WorkerProgram {
   int serve(int fd) {
     std::unique_ptr<wire::FdStream> stream;
     if (rank_ == 0) stream = std::make_unique<wire::FdStream>(fd);
+    channel_ = rank_ == 0 ? fd : -1;
     Call call;
     while (true) {
       Next next = receive(stream.get(), call);
@@ -637,6 +640,7 @@ class WorkerProgram {
   std::uint64_t max_message_bytes_ = wire::default_max_bytes;
   std::int32_t polling_interval_us_ = 0;
   int rank_ = 0, ranks_ = 1;
+  int channel_ = -1;
   bool mpi_ = false;
   bool builtin_ = true;
 };
