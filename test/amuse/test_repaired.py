@@ -217,7 +217,14 @@ print("added", other.get_number_of_particles(), len(instance.workers), flush=Tru
 def there_is(user):
     pilots = sorted(each["id"] for each in json.loads(own(user, "pilot", "list", "--json")))
     resources = sorted(each["spec"]["name"] for each in json.loads(own(user, "resource", "list", "--json")))
-    return pilots, resources, [each["id"] for each in json.loads(own(user, "job", "list", "--state", "running", "--json"))]
+    return pilots, resources
+
+
+def wait_for_its_jobs(user):
+    """They are told to end before the script is over, and end soon."""
+    for each in json.loads(own(user, "job", "list", "--state", "running", "--json")):
+        flotilla("job", "wait", str(each["id"]), env=user.environment)
+    assert json.loads(own(user, "job", "list", "--state", "running", "--json")) == []
 
 
 @pytest.mark.parametrize("attach", ["True", "the state directory"])
@@ -232,6 +239,7 @@ def test_a_script_attached_to_a_daemon_ends_what_it_started_alone(user, own_pilo
     assert lines(out, "there") == ["0 0 RUNNING"]
     assert lines(out, "added") == ["0 2"]
     assert there_is(user) == before
+    wait_for_its_jobs(user)
 
 
 def test_a_killed_script_that_was_attached_leaves_the_daemon_as_it_was(user, own_pilot):
@@ -248,6 +256,7 @@ def test_a_killed_script_that_was_attached_leaves_the_daemon_as_it_was(user, own
     assert select.select(serving, [], [], 20)[0] == serving
     os.close(serving[0])
     assert there_is(user) == before
+    wait_for_its_jobs(user)
 
 
 def test_attaching_wants_a_daemon_that_runs(user):
