@@ -46,6 +46,16 @@ if(NOT FLOTILLA_REVISION)
 endif()
 set(FLOTILLA_BUILD "${PROJECT_VERSION}+${FLOTILLA_REVISION}")
 
+# flotilla_text(FILE SOURCE NAME): the content of a text file as a constant `extern const char NAME[]`, in a source below the build folder.
+function(flotilla_text file source name)
+  file(READ ${file} content)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+  string(REGEX REPLACE "::[^:]*$" "" namespace ${name})
+  string(REGEX REPLACE "^.*::" "" constant ${name})
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${source} @ONLY NEWLINE_STYLE UNIX CONTENT
+       "namespace @namespace@ {\nextern const char @constant@[];\nconst char @constant@[] = R\"~~text~~(@content@)~~text~~\";\n}\n")
+endfunction()
+
 # flotilla_library(NAME SOURCES... LINK libs...): a static library of one folder.
 function(flotilla_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})

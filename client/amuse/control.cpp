@@ -24,6 +24,7 @@ class Control {
     declare_resources();
     declare_pilots();
     declare_workers();
+    declare_jobs();
     declare_rest();
   }
   int run(int argc, char** argv) {
@@ -88,6 +89,9 @@ class Control {
       port = service_.worker_port();
       return 0;
     });
+    // Not in AMUSE's own interface: flotilla.amuse asks for these.
+    worker_.function("attach", [this](Text where) { return set("attach", [&] { service_.parameters.attach = where; }); });
+    worker_.function("get_webinterface_link", [this](std::string& link) { return guarded([&] { link = service_.web_link(); }); });
     worker_.function("initialize_code", [] { return 0; });
     worker_.function("commit_parameters", [this] { return guarded([&] { service_.commit(); }); });
     worker_.function("recommit_parameters", [this] {
@@ -157,6 +161,46 @@ class Control {
         std::copy(all.begin(), all.end(), ids.begin());
       });
     });
+  }
+
+  void declare_jobs() {
+    worker_.function("submit_script_job", [this](int& id, Text script_dir, Text script_name, Text arguments, Text input_dir,
+                                                 Text output_dir, Text stdout_file, Text stderr_file, Text label) {
+      return guarded([&] {
+        id = service_.submit(ScriptRow{script_dir, script_name, arguments, input_dir, output_dir, stdout_file, stderr_file, label});
+      });
+    });
+    worker_.function("get_script_job_state", [this](int id, std::string& script_dir, std::string& script_name, std::string& arguments,
+                                                    std::string& input_dir, std::string& output_dir, std::string& stdout_file,
+                                                    std::string& stderr_file, std::string& label, std::string& status) {
+      return guarded([&] {
+        const auto& row = service_.jobs().script(id);
+        script_dir = row.script_dir, script_name = row.script_name, arguments = row.arguments, input_dir = row.input_dir;
+        output_dir = row.output_dir, stdout_file = row.stdout_file, stderr_file = row.stderr_file, label = row.label;
+        status = service_.jobs().script_status(id);
+      });
+    });
+    worker_.function("get_script_job_status",
+                     [this](int id, std::string& status) { return guarded([&] { status = service_.jobs().script_status(id); }); });
+    worker_.function("delete_script_job", [this](int id) { return guarded([&] { service_.jobs().cancel_script(id); }); });
+    worker_.function("wait_for_script_jobs", [this] { return guarded([&] { service_.jobs().wait_for_scripts(); }); });
+    worker_.function("submit_function_job", [this](int& id, Text function, Text arguments, Text kwarguments, Text stdout_file,
+                                                   Text stderr_file, Text label) {
+      return guarded([&] { id = service_.submit(FunctionRow{function, arguments, kwarguments, stdout_file, stderr_file, label}); });
+    });
+    worker_.function("get_function_job_state",
+                     [this](int id, std::string& stdout_file, std::string& stderr_file, std::string& label, std::string& status) {
+                       return guarded([&] {
+                         const auto& row = service_.jobs().function(id);
+                         stdout_file = row.stdout_file, stderr_file = row.stderr_file, label = row.label;
+                         status = service_.jobs().function_status(id);
+                       });
+                     });
+    worker_.function("get_function_job_status",
+                     [this](int id, std::string& status) { return guarded([&] { status = service_.jobs().function_status(id); }); });
+    worker_.function("get_function_job_result",
+                     [this](int id, std::string& result) { return guarded([&] { result = service_.jobs().function_value(id); }); });
+    worker_.function("delete_function_job", [this](int id) { return guarded([&] { service_.jobs().cancel_function(id); }); });
   }
 
   void declare_rest() {

@@ -1,18 +1,10 @@
 #include "client/amuse/install.hpp"
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <algorithm>
+#include <string_view>
 
-#include <cerrno>
-#include <cstring>
-
+#include "client/amuse/programs.hpp"
 #include "proto/base/paths.hpp"
-#include "proto/base/unique_fd.hpp"
-
-extern char** environ;
 
 namespace flotilla::amuse {
 namespace fs = std::filesystem;
@@ -22,6 +14,15 @@ constexpr std::string_view mark = "# Made by `flotilla amuse install`; `flotilla
 constexpr const char* kept_suffix = ".before-flotilla";
 constexpr const char* worker_name = "distributed_worker";
 
+// In the place of amuse.community.distributed where AMUSE has none.
+struct PackageFile {
+  const char *name, *text;
+};
+constexpr PackageFile package_files[] = {
+    {"__init__.py", ""},
+    {"interface.py", "from flotilla.amuse import *  # noqa: F403\n"},
+};
+
 // Not imported: that takes a second, and prints.
 constexpr const char* question = R"py(
 import importlib.util, os, sys
@@ -29,43 +30,23 @@ def place(name, *below):
     try: spec = importlib.util.find_spec(name)
     except ImportError: spec = None
     for folder in list(spec.submodule_search_locations or []) if spec else []:
-        if os.path.isdir(os.path.join(folder, *below)): return os.path.join(folder, *below)
+        if os.path.exists(os.path.join(folder, *below)): return os.path.join(folder, *below)
     return ""
 print(place("amuse"))
-print(place("amuse", "community", "distributed"))
+print(os.path.dirname(place("amuse", "community", "distributed", "interface.py")))
 print(sys.executable)
+print(place("flotilla", "amuse"))
 )py";
 
 // Its output; fails unless it exits with 0.
 Result<std::string> ask(const std::string& program, const char* code) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return fail(errno_error(Code::resource_exhausted, "cannot make a pipe"));
-  unique_fd read_end(ends[0]), write_end(ends[1]);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, write_end.get(), 1);
-  std::string words[] = {program, "-c", code};
-  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
-  pid_t pid = 0;
-  const int problem = posix_spawnp(&pid, program.c_str(), &actions, nullptr, argv, environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (problem)
-    return fail(Code::not_found, "cannot run " + program + ": " + std::strerror(problem), "name the Python that has AMUSE with --python");
-  write_end.reset();
-  std::string out;
-  char piece[4096];
-  for (;;) {
-    const auto count = ::read(read_end.get(), piece, sizeof piece);
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) break;
-    out.append(piece, static_cast<std::size_t>(count));
+  auto ran = run_program({program, "-c", code}, StandardError::passed_on);
+  if (!ran) {
+    ran.error().hint = "name the Python that has AMUSE with --python";
+    return fail(ran.error());
   }
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    return fail(Code::failed_precondition, program + " could not be asked where AMUSE is", "what it said is above");
-  return out;
+  if (ran->code != 0) return fail(Code::failed_precondition, program + " could not be asked where AMUSE is", "what it said is above");
+  return ran->output;
 }
 
 bool is_ours(const fs::path& file) {
@@ -79,15 +60,25 @@ std::string shell_quoted(const std::string& text) {
   return out + "'";
 }
 
+std::string of_package(const PackageFile& file) { return std::string(mark) + "\n" + file.text; }
+
+fs::path folder_of(const AmusePlace& place) { return place.distributed.empty() ? place.root / "community/distributed" : place.distributed; }
+
+bool is_our_package(const fs::path& folder) { return is_ours(folder / "interface.py"); }
+
 // Where AMUSE looks, in its order: in a folder _workers beside the module, then beside the module's file.
-std::vector<fs::path> places_of_the_worker(const AmusePlace& place) {
+std::vector<fs::path> places_of_the_worker(const fs::path& root, const fs::path& distributed) {
   std::vector<fs::path> found;
-  for (const auto& file : {place.distributed / "_workers" / worker_name, place.root / "_workers" / worker_name}) {
+  for (const auto& file : {distributed / "_workers" / worker_name, root / "_workers" / worker_name}) {
     std::error_code ignored;
     if (fs::exists(file, ignored)) found.push_back(file);
   }
-  found.push_back(place.distributed / worker_name);
+  found.push_back(distributed / worker_name);
   return found;
+}
+
+std::string script_for(const fs::path& program) {
+  return "#!/bin/sh\n" + std::string(mark) + "\nexec " + shell_quoted(program.string()) + " amuse serve \"$@\"\n";
 }
 
 }  // namespace
@@ -109,16 +100,37 @@ Result<AmusePlace> find_amuse(const std::string& python) {
   place.root = lines[0];
   place.distributed = lines[1];
   place.python = lines[2];
+  place.classes = lines.size() > 3 && !lines[3].empty();
   return place;
 }
 
 Result<Touched> install(const AmusePlace& place, const fs::path& program) {
   Touched touched;
-  if (place.distributed.empty())
-    return fail(Code::unsupported, "the AMUSE in " + place.root.string() + " has no amuse.community.distributed",
-                "pip install amuse-distributed (any 2024.6 or newer)");
-  const std::string script = "#!/bin/sh\n" + std::string(mark) + "\nexec " + shell_quoted(program.string()) + " amuse serve \"$@\"\n";
-  for (const auto& file : places_of_the_worker(place)) {
+  const auto folder = folder_of(place);
+  if (place.distributed.empty() || is_our_package(folder)) {
+    if (!place.classes)
+      return fail(Code::failed_precondition,
+                  "the AMUSE in " + place.root.string() +
+                      " has no amuse.community.distributed, and its Python has no package flotilla to stand for it",
+                  place.python + " -m pip install 'flotilla[amuse]' (in Flotilla's sources: client/python), then do this again");
+    std::error_code problem;
+    fs::create_directories(folder, problem);
+    if (problem)
+      return fail(Code::permission_denied, "cannot make " + folder.string() + ": " + problem.message(),
+                  "run this as the user who installed AMUSE");
+    for (const auto& each : package_files) {
+      const auto file = folder / each.name;
+      const bool there = is_ours(file);
+      if (there && *read_file(file) == of_package(each)) {
+        touched.lines.push_back(file.string() + " is ours already");
+        continue;
+      }
+      if (auto written = write_file(file, of_package(each), 0644); !written) return fail(written.error());
+      touched.lines.push_back((there ? "replaced " : "made ") + file.string() + ": AMUSE has none of its own");
+    }
+  }
+  const std::string script = script_for(program);
+  for (const auto& file : places_of_the_worker(place.root, folder)) {
     std::error_code problem;
     const fs::path kept = file.string() + kept_suffix;
     const bool there = fs::exists(fs::symlink_status(file, problem));
@@ -140,10 +152,22 @@ Result<Touched> install(const AmusePlace& place, const fs::path& program) {
   return touched;
 }
 
+Installed installed(const AmusePlace& place, const fs::path& program) {
+  if (place.distributed.empty()) return {};
+  const auto first = places_of_the_worker(place.root, place.distributed).front();
+  const auto text = read_file(first);
+  if (!text) return {};
+  return {!is_ours(first)                ? Installed::What::another
+          : *text == script_for(program) ? Installed::What::ours
+                                         : Installed::What::other_flotilla,
+          first};
+}
+
 Result<Touched> uninstall(const AmusePlace& place) {
   Touched touched;
-  if (place.distributed.empty()) return touched;
-  for (const auto& file : places_of_the_worker(place)) {
+  const auto folder = folder_of(place);
+  const bool ours = is_our_package(folder);
+  for (const auto& file : places_of_the_worker(place.root, folder)) {
     std::error_code problem;
     if (!is_ours(file)) continue;
     const fs::path kept = file.string() + kept_suffix;
@@ -158,6 +182,20 @@ Result<Touched> uninstall(const AmusePlace& place) {
       return fail(Code::permission_denied, "cannot put back " + file.string() + ": " + problem.message(),
                   "run this as the user who installed AMUSE");
   }
+  if (!ours) return touched;
+  for (const auto& each : package_files) {
+    std::error_code problem;
+    const auto file = folder / each.name;
+    if (!is_ours(file)) continue;
+    fs::remove(file, problem);
+    if (problem)
+      return fail(Code::permission_denied, "cannot remove " + file.string() + ": " + problem.message(),
+                  "run this as the user who installed AMUSE");
+    touched.lines.push_back("removed " + file.string());
+  }
+  std::error_code ignored;
+  fs::remove_all(folder / "__pycache__", ignored);
+  fs::remove(folder, ignored);  // if nothing else is there
   return touched;
 }
 

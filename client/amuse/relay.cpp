@@ -5,14 +5,15 @@
 
 #include <cerrno>
 #include <string_view>
+#include <utility>
 
 namespace flotilla::amuse {
 namespace {
 
 // Bytes, 0 at the end (a connection that broke has ended).
-std::size_t read_some(int fd, std::string& to) {
+std::size_t read_some(int fd, char* to, std::size_t size) {
   for (;;) {
-    const ssize_t count = ::recv(fd, to.data(), to.size(), 0);
+    const ssize_t count = ::recv(fd, to, size, 0);
     if (count >= 0) return static_cast<std::size_t>(count);
     if (errno == EINTR) continue;
     if (errno != EAGAIN && errno != EWOULDBLOCK) return 0;
@@ -49,33 +50,45 @@ bool Relay::write_all(int to, const char* data, std::size_t size) {
   return true;
 }
 
+bool Relay::pass_on(Part& part, const MessageScan& scan, int to) {
+  part.in_the_middle = !scan.between();
+  return write_all(to, part.data.get(), std::exchange(part.size, 0));
+}
+
 bool Relay::from_client() {
-  const auto count = read_some(client_, buffer_);
+  const auto count = read_some(client_, asked_part_.space(), asked_part_.room());
   if (count == 0) {
     end_ = RelayEnd::client_left;
     return false;
   }
   pending_ = true;
-  for (std::string_view rest(buffer_.data(), count); !rest.empty();) {
+  bool ended = false;
+  for (auto rest = asked_part_.add(count); !rest.empty();) {
     rest.remove_prefix(asked_.take(rest));
-    if (asked_.between()) ++counters_[0];
+    if (!asked_.between()) continue;
+    ++counters_[0];
+    ended = true;
   }
   counters_[1] += count;
-  return write_all(worker_, buffer_.data(), count);
+  return (!ended && asked_part_.may_wait()) || pass_on(asked_part_, asked_, worker_);
 }
 
 bool Relay::from_worker() {
-  const auto count = read_some(worker_, buffer_);
+  const auto count = read_some(worker_, answered_part_.space(), answered_part_.room());
   if (count == 0) {
     end_ = RelayEnd::worker_left;
     return false;
   }
-  for (std::string_view rest(buffer_.data(), count); !rest.empty();) {
+  bool ended = false;
+  for (auto rest = answered_part_.add(count); !rest.empty();) {
     rest.remove_prefix(answered_.take(rest));
-    if (answered_.between()) pending_ = !asked_.between();
+    if (!answered_.between()) continue;
+    pending_ = !asked_.between();
+    ended = true;
   }
   counters_[2] += count;
-  if (!write_all(client_, buffer_.data(), count)) return false;
+  if (!ended && answered_part_.may_wait()) return true;
+  if (!pass_on(answered_part_, answered_, client_)) return false;
   if (answered_.between() && answered_.header().function_id == wire::stop_id && asked_.has_header() &&
       asked_.header().function_id == wire::stop_id) {
     end_ = RelayEnd::stopped;
@@ -113,7 +126,7 @@ bool Relay::answer(const wire::Header& asked, const std::string& error) {
 
 void Relay::answer_for_the_dead(const std::string& cause) {
   // In the middle of an answer there is no way to say it: the script sees the end of the connection.
-  if (!answered_.between()) return;
+  if (answered_part_.in_the_middle) return;
   bool waits = pending_ && asked_.between();
   for (;;) {
     if (waits) {
@@ -124,9 +137,10 @@ void Relay::answer_for_the_dead(const std::string& cause) {
     pollfd both[2] = {{client_, POLLIN, 0}, {wake_, POLLIN, 0}};
     if (::poll(both, 2, -1) < 0) continue;
     if (both[1].revents) return;
-    const auto count = read_some(client_, buffer_);
+    asked_part_.size = 0;
+    const auto count = read_some(client_, asked_part_.space(), asked_part_.room());
     if (count == 0) return;
-    for (std::string_view rest(buffer_.data(), count); !rest.empty();) {
+    for (auto rest = asked_part_.add(count); !rest.empty();) {
       rest.remove_prefix(asked_.take(rest));
       waits = asked_.between();  // a script asks once and waits
     }

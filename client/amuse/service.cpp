@@ -29,6 +29,7 @@ namespace {
 constexpr int greeting_patience_ms = 10'000;  // a connection that says nothing keeps nobody waiting, and does not stay
 
 constexpr auto own_end_limit = std::chrono::seconds(5);      // for a worker that was stopped, to end by itself
+constexpr auto own_pilots_limit = std::chrono::seconds(30);  // for each of the script's pilots in a daemon that stays
 constexpr auto cause_limit = std::chrono::seconds(2);        // the call that a death ends waits for its cause
 constexpr auto look_again = std::chrono::milliseconds(250);  // at the other pilots, and the script, while one is waited for
 
@@ -119,30 +120,55 @@ Service::~Service() {
   }
 }
 
-PrivateDaemon& Service::daemon() const {
-  if (!daemon_) fail_with(ErrorCode::failed_precondition, "the parameters are not committed yet", "call commit_parameters first");
-  return *daemon_;
+void Service::check_committed() const {
+  if (!committed()) fail_with(ErrorCode::failed_precondition, "the parameters are not committed yet", "call commit_parameters first");
+}
+
+Daemon Service::daemon() const {
+  check_committed();
+  return attached_ ? *attached_ : daemon_->daemon();
 }
 
 std::string Service::own_words(std::string text) const {
-  return daemon_ ? amuse::own_words(text, (daemon_->folder() / "state").string()) : text;
+  if (daemon_) return amuse::own_words(text, (daemon_->folder() / "state").string());
+  return attached_ && !parameters.attach->empty() ? amuse::own_words(text, *parameters.attach) : text;
 }
 
 void Service::commit() {
-  if (daemon_) fail_with(ErrorCode::failed_precondition, "the parameters were committed before");
+  if (committed()) fail_with(ErrorCode::failed_precondition, "the parameters were committed before");
+  if (parameters.attach) {
+    if (parameters.web_port)
+      fail_with(ErrorCode::failed_precondition, "webinterface_port is the daemon's own: this script attaches to one that runs",
+                "leave webinterface_port as it is");
+    if (!parameters.attach->empty()) {
+      setenv("FLOTILLA_STATE_DIR", parameters.attach->c_str(), 1);
+      unsetenv("FLOTILLA_RUNTIME_DIR");
+    }
+    DaemonOptions how;
+    how.start = false;
+    how.on_waiting = [](const WaitNotice&) {};  // the script is told when it is over
+    auto daemon = std::make_unique<Daemon>(how);
+    daemon->info();  // it answers
+    attached_ = std::move(daemon);
+    return listen();
+  }
   daemon_ = std::make_unique<PrivateDaemon>(
       PrivateDaemonOptions{.program = program_, .web_port = parameters.web_port, .debug = parameters.debug});
-  std::fprintf(stderr, "the web page of this script: %s\n", daemon().daemon().info().web_url.c_str());
+  std::fprintf(stderr, "the web page of this script: %s\n", daemon().info().web_url.c_str());
   if (parameters.debug) std::fprintf(stderr, "debug: the files of this script are kept in %s\n", daemon_->folder().c_str());
   over_ = {};
   listen();
 }
 
 int Service::web_port() const {
-  if (!daemon_) return parameters.web_port;
-  const auto url = daemon().call([](const Daemon& daemon) { return daemon.info(); }).web_url;  // http://127.0.0.1:PORT/...
+  if (!committed()) return parameters.web_port;
+  const auto url = web_link();  // http://127.0.0.1:PORT/...
   const auto at = url.find(':', url.find("//") + 2);
   return at == std::string::npos ? 0 : std::atoi(url.c_str() + at + 1);
+}
+
+std::string Service::web_link() const {
+  return call([](const Daemon& daemon) { return daemon.info(); }).web_url;
 }
 
 // ---- resources and pilots
@@ -150,9 +176,15 @@ int Service::web_port() const {
 int Service::new_resource(const ResourceRow& row) {
   for (const auto& [id, other] : resources_)
     if (other.name == row.name) fail_with(ErrorCode::already_exists, "there is a resource '" + row.name + "' already");
-  // Each daemon has a resource of the name 'local'; here it is the script's to describe.
+  // Each daemon has a resource of the name 'local'; one of the script's own has it as the script describes it.
+  if (attached_ && row.name == "local") {
+    const std::lock_guard lock(mutex_);
+    root_ = row.amuse_dir;
+    resources_[resource_count_] = row;
+    return resource_count_++;
+  }
   const auto spec = make_resource_spec(row, parameters.debug);
-  const auto resource = daemon().call([&](const Daemon& daemon) { return daemon.add_resource(spec, row.name == "local"); });
+  const auto resource = call([&](const Daemon& daemon) { return daemon.add_resource(spec, row.name == "local"); });
   if (resource.info().spec.location.empty()) {
     const std::lock_guard lock(mutex_);
     if (root_.empty()) root_ = row.amuse_dir;
@@ -176,7 +208,7 @@ const ResourceRow& Service::resource(int id) const { return find(resources_, id,
 
 void Service::delete_resource(int id) {
   const auto name = find(resources_, id, "resource").name;
-  daemon().call([&](const Daemon& daemon) {
+  const auto remove = [&](const Daemon& daemon) {
     // What runs there ends with it.
     std::string numbers;
     for (const auto& pilot : daemon.pilots()) {
@@ -189,13 +221,14 @@ void Service::delete_resource(int id) {
     // This machine stays; what the script said of it does not.
     if (name == "local") daemon.add_resource({.name = name, .driver = "local"}, true);
     else daemon.resource(name).remove(true);
-  });
+  };
+  if (!attached_ || name != "local") call(remove);
   resources_.erase(id);
 }
 
 int Service::new_pilot(const PilotRow& row) {
   const auto spec = make_pilot_spec(row, parameters.debug);
-  const auto pilot = daemon().call([&](const Daemon& daemon) { return daemon.start_pilot(spec); });
+  const auto pilot = call([&](const Daemon& daemon) { return daemon.start_pilot(spec); });
   pilots_[pilot_count_] = row;
   pilot_numbers_[pilot_count_] = pilot.id();
   return pilot_count_++;
@@ -205,19 +238,19 @@ const PilotRow& Service::pilot(int id) const { return find(pilots_, id, "pilot")
 
 std::string Service::pilot_status(int id) const {
   const auto number = find(pilot_numbers_, id, "pilot");
-  return daemon().call([&](const Daemon& daemon) { return amuse::pilot_status(daemon.pilot(number).info().state); });
+  return call([&](const Daemon& daemon) { return amuse::pilot_status(daemon.pilot(number).info().state); });
 }
 
 void Service::delete_pilot(int id) {
   const auto number = find(pilot_numbers_, id, "pilot");
-  daemon().call([&](const Daemon& daemon) { daemon.pilot(number).stop(); });
+  call([&](const Daemon& daemon) { daemon.pilot(number).stop(); });
   pilots_.erase(id);
   pilot_numbers_.erase(id);
 }
 
 void Service::wait_for_pilots(int control) const {
   for (;;) {
-    const auto all = daemon().call([](const Daemon& daemon) { return daemon.pilots(true); });
+    const auto all = call([](const Daemon& daemon) { return daemon.pilots(true); });
     std::uint64_t starting = 0;
     for (const auto& [id, number] : pilot_numbers_) {
       const auto info = std::find_if(all.begin(), all.end(), [&, number = number](const PilotInfo& each) { return each.id == number; });
@@ -233,7 +266,7 @@ void Service::wait_for_pilots(int control) const {
     if (starting == 0) return;
     if (has_gone(control)) fail_with(ErrorCode::canceled, "the script has gone while its pilots were waited for");
     try {
-      daemon().daemon().pilot(starting).wait(look_again);
+      daemon().pilot(starting).wait(look_again);
     } catch (const FlotillaError&) {
       // Not yet, or never: the next look tells.
     }
@@ -260,7 +293,7 @@ WorkerRow Service::worker(int id) const {
   if (row.status != pending) return row;
   // Which job it is the daemon says when it has started.
   const auto name = row.executable.substr(row.executable.find_last_of('/') + 1);
-  for (const auto& job : daemon().call([](const Daemon& daemon) { return daemon.jobs(); })) {
+  for (const auto& job : call([](const Daemon& daemon) { return daemon.jobs(); })) {
     if (!job.is_worker || job.name != name || job.label != row.label || has_ended(job.state) || started.contains(job.id)) continue;
     if (before-- > 0) continue;
     if (job_status(job.state) != pending) row.status = "INITIALIZING";
@@ -385,7 +418,7 @@ void Service::serve(Served& served, unique_fd client) {
 // Given up when the script leaves, or all is to end.
 Worker Service::start(const WorkerSpec& spec, int client) {
   const LeaveWatch watch(client, ending_.get());
-  return daemon().call([&](const Daemon& daemon) { return daemon.start_worker(spec, watch.token()); });
+  return call([&](const Daemon& daemon) { return daemon.start_worker(spec, watch.token()); });
 }
 
 void Service::serve_worker(Served& served, const unique_fd& client) {
@@ -451,8 +484,25 @@ void Service::serve_worker(Served& served, const unique_fd& client) {
   worker->close();
 }
 
+// What this script started in a daemon that is not its own. One that could not be ended is told, and keeps none of the others.
+void Service::end_own() {
+  const auto attempt = [](const std::string& what, const auto& act) {
+    try {
+      act();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s could not be ended: %s\n", what.c_str(), error.what());
+    }
+  };
+  for (const auto& [id, number] : pilot_numbers_)
+    attempt("pilot " + std::to_string(number), [&, number = number] { attached_->pilot(number).stop(); });
+  for (const auto& [id, number] : pilot_numbers_)
+    attempt("pilot " + std::to_string(number), [&, number = number] { attached_->pilot(number).wait_ended(own_pilots_limit); });
+  for (const auto& [id, row] : resources_)
+    if (row.name != "local") attempt("resource " + row.name, [&, &row = row] { attached_->resource(row.name).remove(true); });
+}
+
 void Service::end_all() {
-  if (!daemon_) return;
+  if (!committed()) return;
   const std::uint64_t one = 1;
   if (ending_ && ::write(ending_.get(), &one, sizeof one) < 0) std::perror("cannot end the worker port");
   if (acceptor_.joinable()) acceptor_.join();
@@ -462,10 +512,16 @@ void Service::end_all() {
     for (const auto& each : served_)
       if (each.fd >= 0) ::shutdown(each.fd, SHUT_RD);  // whoever says nothing is not waited for
   }
-  daemon_->end();
-  over_.request_stop();
+  if (daemon_) {
+    daemon_->end();
+    over_.request_stop();
+  } else {
+    end_own();
+  }
   reap(true);
+  jobs_.clear();
   daemon_.reset();
+  attached_.reset();
   resources_.clear();
   pilots_.clear();
   pilot_numbers_.clear();

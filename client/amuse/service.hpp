@@ -7,13 +7,16 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "client/amuse/core/names.hpp"
 #include "client/amuse/core/worker_request.hpp"
+#include "client/amuse/jobs.hpp"
 #include "client/amuse/outputs.hpp"
 #include "client/amuse/private_daemon.hpp"
 #include "flotilla/client.hpp"
@@ -28,6 +31,7 @@ struct Parameters {
   int web_port = 0;
   int worker_startup_s = 60;
   int worker_queue_s = 60;
+  std::optional<std::string> attach;  // to the daemon of this state directory, or ("") the user's own, which runs already
 };
 
 struct WorkerRow {
@@ -45,10 +49,11 @@ class Service {
   ~Service();
 
   Parameters parameters;
-  bool committed() const { return daemon_ != nullptr; }
-  void commit();                             // starts the daemon and the worker port
+  bool committed() const { return daemon_ || attached_; }
+  void commit();                             // starts or reaches the daemon, and starts the worker port
   int worker_port() const { return port_; }  // -1 before commit()
   int web_port() const;
+  std::string web_link() const;  // with what the page wants to know who asks
 
   int new_resource(const ResourceRow& row);
   const ResourceRow& resource(int id) const;
@@ -64,6 +69,10 @@ class Service {
   WorkerRow worker(int id) const;
   std::vector<int> worker_ids() const;
 
+  int submit(const ScriptRow& row) { return jobs_.submit(daemon(), row, root_, parameters.debug, outputs_); }
+  int submit(const FunctionRow& row) { return jobs_.submit(daemon(), row, root_, parameters.debug, outputs_); }
+  Jobs& jobs() { return jobs_; }
+
   void end_all();
   // `text` with the commands that it names made such that they reach this script's daemon.
   std::string own_words(std::string text) const;
@@ -78,7 +87,14 @@ class Service {
     bool over = false;
   };
 
-  PrivateDaemon& daemon() const;
+  void check_committed() const;
+  Daemon daemon() const;
+  // PrivateDaemon::call; a daemon that is not the script's own is asked once.
+  template <class Act>
+  auto call(Act act) const {
+    check_committed();
+    return attached_ ? act(std::as_const(*attached_)) : daemon_->call(act);
+  }
   Worker start(const WorkerSpec& spec, int client);
   void listen();
   void accept_all();
@@ -86,9 +102,11 @@ class Service {
   void serve_worker(Served& served, const unique_fd& client);
   void set_status(Served& served, const char* status);
   void reap(bool all);
+  void end_own();
 
   std::string program_;
   std::unique_ptr<PrivateDaemon> daemon_;
+  std::unique_ptr<Daemon> attached_;  // instead: the user's, which has more than this script's
   std::map<int, ResourceRow> resources_;
   std::map<int, PilotRow> pilots_;
   std::map<int, std::uint64_t> pilot_numbers_;
@@ -103,6 +121,7 @@ class Service {
   std::list<Served> served_;
   int worker_count_ = 0;
   Outputs outputs_;
+  Jobs jobs_;
 };
 
 }  // namespace flotilla::amuse

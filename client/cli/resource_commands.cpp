@@ -7,6 +7,7 @@
 #include "client/cli/command.hpp"
 #include "client/cli/local_time.hpp"
 #include "client/cli/prompts.hpp"
+#include "client/cli/test_steps.hpp"
 #include "proto/base/paths.hpp"
 
 namespace flotilla::cli {
@@ -105,49 +106,23 @@ Result<int> connect_one(const std::string& name, bool accept_new, bool disconnec
   return exit_code::ok;
 }
 
-const char* step_name(v1::TestStep::Status status) {
-  switch (status) {
-    case v1::TestStep::OK: return "ok";
-    case v1::TestStep::WARNING: return "warning";
-    case v1::TestStep::FAILED: return "failed";
-    case v1::TestStep::SKIPPED: return "skipped";
-    default: return "running";
-  }
-}
-
 Result<int> test_one(const Context& context, const std::string& name, bool accept_new) {
   auto client = connected();
   if (!client) return fail(client.error());
-  StatusLine line;
-  std::vector<std::string> parts;
-  bool bad = false;
+  TestSteps steps(context, 15, name);
   Status ended;
   {
-    const Prompter prompter(**client, name, accept_new, line);
+    const Prompter prompter(**client, name, accept_new, steps.line());
     v1::TestResourceRequest request;
     request.set_name(name);
     ended = (*client)->test_resource(request, [&](const v1::TestStep& step) {
-      if (step.status() == v1::TestStep::RUNNING) {
-        line.show(name + ": " + step.name() + " ...");
-        return true;
-      }
-      line.clear();
-      bad = bad || step.status() == v1::TestStep::FAILED;
-      if (context.json) {
-        parts.push_back(to_json(step));
-        return true;
-      }
-      const char* word = step_name(step.status());
-      std::string text = paint(pad(word, 8), state_colour(word), context.out) + pad(printable(step.name()), 15) + printable(step.message());
-      if (step.took_ms() >= 100) text += " (" + format_duration(step.took_ms()) + ")";
-      print_line(text);
-      if (!step.hint().empty()) print_line("        " + wrap("To do: " + printable(step.hint()), 100, 8));
+      steps.take(step);
       return true;
     });
   }
-  if (context.json) print_line(json_list(parts));
+  steps.finish();
   if (!ended) return fail(ended.error());
-  return bad ? exit_code::failed : exit_code::ok;
+  return steps.failed() ? exit_code::failed : exit_code::ok;
 }
 
 }  // namespace

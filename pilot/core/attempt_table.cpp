@@ -69,7 +69,8 @@ JobFacts describe_job(const v1::JobSpec& spec, const std::string& host) {
   facts.time_limit_ms = spec.time_limit_ms();
   facts.start_timeout_ms = spec.start_timeout_ms();
   if (facts.worker) facts.what = "worker " + (spec.name().empty() ? last_part(spec.worker().executable()) : spec.name());
-  else if (spec.command().argv_size() > 0) facts.what = "command " + last_part(spec.command().argv(0));
+  else if (spec.has_command() && spec.command().argv_size() > 0)
+    facts.what = "command " + (spec.name().empty() ? last_part(spec.command().argv(0)) : spec.name());
   else facts.what = "job";
   return facts;
 }

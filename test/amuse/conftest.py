@@ -5,6 +5,7 @@ import select
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 
@@ -31,6 +32,30 @@ def installed():
     subprocess.run([PROGRAM, "amuse", "uninstall", "--python", sys.executable], check=True, capture_output=True, timeout=60)
 
 
+def flotilla(*words, **more):
+    return subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=60, **more)
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory):
+    """A Python whose AMUSE has no amuse.community.distributed; all else is this one's."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=60)
+    here = pathlib.Path(sysconfig.get_path("purelib"))
+    there = next(folder.glob("lib/python*/site-packages"))
+
+    def link(*parts, but):
+        (there / pathlib.Path(*parts)).mkdir(exist_ok=True)
+        for entry in (here / pathlib.Path(*parts)).iterdir():
+            if entry.name not in (but, "__pycache__"):
+                (there / pathlib.Path(*parts) / entry.name).symlink_to(entry)
+
+    link(but="amuse")
+    link("amuse", but="community")
+    link("amuse", "community", but="distributed")
+    return folder / "bin/python"
+
+
 def processes_with(mark):
     found = {}
     for entry in pathlib.Path("/proc").glob("[0-9]*"):
@@ -52,17 +77,17 @@ class User:
             "HOME": str(folder), "FLOTILLA_STATE_DIR": str(self.state), "PYTHONUNBUFFERED": "1"}
         self.started = []
 
-    def start(self, text, **more):
+    def start(self, text, python=sys.executable, **more):
         script = self.folder / f"script{len(self.started)}.py"
         script.write_text(text)
         more.setdefault("stdin", subprocess.DEVNULL)
-        process = subprocess.Popen([sys.executable, script], cwd=self.folder, env=self.environment, stdout=subprocess.PIPE,
+        process = subprocess.Popen([python, script], cwd=self.folder, env=self.environment, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True, **more)
         self.started.append(process)
         return process
 
-    def run(self, text, code=0):
-        process = self.start(text)
+    def run(self, text, code=0, **more):
+        process = self.start(text, **more)
         try:
             out, err = process.communicate(timeout=SCRIPT_S)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,8 @@
 """Benchmarks on the test bed. Every figure stands beside its floor or peer of the same run; ratios count, not the figures.
 
-python test/bench [calls|beside|commands|start|memory|idle]...
+python test/bench [--json] [calls|beside|commands|start|memory|idle|amuse[=api,twenty,early,raw,memory]]...
+
+amuse wants AMUSE, of scripts/setup amuse; --json is for it alone.
 """
 import json
 import os
@@ -13,6 +15,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bed"))
 import bed as beds  # noqa: E402
+import over_amuse  # noqa: E402
+from report import Report  # noqa: E402
 
 CORE = "0"
 
@@ -67,12 +71,21 @@ class Bench:
                     stream.close()
         self.flotilla.run("daemon", "stop", "--all", check=False)
 
-    def listener(self, host, *words):
-        """A bench_worker that listens there; its port."""
+    @staticmethod
+    def programs_of(host):
+        """Ours, without the jobs that the bed starts on each pilot."""
+        return [process for process in host.processes_of_flotilla() if "flotilla" in pathlib.Path(process.argv[0]).name]
+
+    def bring_worker(self, host):
+        """/tmp/bench_worker there."""
         # It is brought by ssh as any program would be: nothing of ours lies on the far side.
         source = (self.where / "bench_worker").read_bytes()
         subprocess.run(host.argv_for(None, ["sh", "-c", "test -x /tmp/bench_worker || { cat > /tmp/b; chmod 755 /tmp/b; mv /tmp/b /tmp/bench_worker; }"]),
                        input=source, check=True)
+
+    def listener(self, host, *words):
+        """A bench_worker that listens there; its port."""
+        self.bring_worker(host)
         process = self.hold(host.popen(["/tmp/bench_worker", *words], stdout=subprocess.PIPE, text=True))
         return int(process.stdout.readline())
 
@@ -204,16 +217,11 @@ def start(bench):
     say(f"  for comparison `ssh frontend true`:                      {statistics.median(ssh):.2f} s")
 
 
-def programs_of(host):
-    """Ours, without the jobs that the bed starts on each pilot."""
-    return [process for process in host.processes_of_flotilla() if "flotilla" in pathlib.Path(process.argv[0]).name]
-
-
 def resident(bench):
     """{what a process is: (its resident set, its share of it, the highest that its resident set was)}, in MB."""
     found = {}
     for host in (bench.laptop, bench.bed.frontend):
-        for process in programs_of(host):
+        for process in bench.programs_of(host):
             rollup = pathlib.Path(f"/proc/{process.pid}/smaps_rollup").read_text().split("\n")
             of = lambda name: sum(int(line.split()[1]) for line in rollup if line.startswith(name)) / 1024  # noqa: E731
             highest = next(int(line.split()[1]) for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().split("\n")
@@ -230,7 +238,7 @@ def memory(bench):
     f.run("run", "--on", "front-m", "--", "true")
     idle = resident(bench)
     for label in ("front-m", "local"):
-        bench.drive("message", label, f"{bench.where}/bench_worker", str(200_000_000))
+        bench.drive("message", str(200_000_000), "flotilla", label, f"{bench.where}/bench_worker")
     after = resident(bench)
     for name, (rss, share, highest) in idle.items():
         grown = f"highest {after[name][2]:6.1f} MB with a message of 200 MB there and back" if name in after else "ended"
@@ -250,7 +258,7 @@ def idle(bench):
     def used():
         ticks = {}
         for host in (bench.laptop, bench.bed.frontend):
-            for process in programs_of(host):
+            for process in bench.programs_of(host):
                 fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
                 ticks[f"{host.name:10}{' '.join(process.argv)[:60]:62}"] = int(fields[11]) + int(fields[12])
         return ticks
@@ -263,25 +271,32 @@ def idle(bench):
 
 
 def main():
-    names = sys.argv[1:] or ["start", "commands", "idle", "memory", "beside", "calls"]
+    report = Report(as_json="--json" in sys.argv)
+    names = [word for word in sys.argv[1:] if word != "--json"] or ["start", "commands", "idle", "memory", "beside", "calls"]
     known = {"calls": calls, "beside": beside, "commands": commands, "start": start, "memory": memory, "idle": idle}
     for name in names:
-        if name not in known:
-            raise SystemExit(f"there is no benchmark '{name}'; there are {', '.join(known)}")
+        if name.partition("=")[0] == "amuse":
+            over_amuse.check()
+            known[name] = lambda bench, parts=name.partition("=")[2]: over_amuse.amuse(bench, report, parts)
+        elif report.as_json:
+            raise SystemExit(f"--json is for the benchmark 'amuse', not for '{name}'")
+        elif name not in known:
+            raise SystemExit(f"there is no benchmark '{name}'; there are {', '.join(known)}, amuse")
     reason = beds.why_impossible()
     if reason:
         raise SystemExit(f"skipped: {reason}")
     built = beds.programs()
     if built is None:
         raise SystemExit("the programs are not built; run scripts/build")
-    say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ratios of one run count, not the figures")
+    report.say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ratios of one run count, not the figures")
     with beds.Bed(hosts=("laptop", "frontend", "node1")) as bed:
         for name in names:
-            bench = Bench(bed, name)
+            bench = Bench(bed, name.partition("=")[0])
             try:
                 known[name](bench)
             finally:
                 bench.end()
+    report.end()
 
 
 main()

@@ -11,11 +11,16 @@ namespace {
 
 void serve(int fd) {
   std::vector<char> data(1 << 20);
-  bench::Request request;
-  while (bench::read_all(fd, &request, sizeof request)) {
-    if (data.size() < request.there || data.size() < request.back) data.resize(std::max(request.there, request.back));
-    if (!bench::read_all(fd, data.data(), request.there)) break;
-    if (!bench::write_all(fd, data.data(), request.back)) break;
+  unsigned char raw[bench::wire::header_size];
+  while (bench::read_all(fd, raw, sizeof raw)) {
+    const auto asked = bench::wire::parse_header(raw);
+    const std::size_t there = bench::wire::body_bytes(asked);
+    const bool stop = asked.function_id == bench::wire::stop_id;
+    const std::size_t back = stop ? 0 : static_cast<std::size_t>(asked.call_id);
+    if (data.size() < sizeof raw + std::max(there, back)) data.resize(sizeof raw + std::max(there, back));
+    if (!bench::read_all(fd, data.data() + sizeof raw, there)) break;
+    bench::put_header(data.data(), asked.function_id, asked.call_id, back);
+    if (!bench::write_all(fd, data.data(), sizeof raw + back) || stop) break;
   }
   close(fd);
 }

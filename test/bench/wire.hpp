@@ -1,5 +1,5 @@
-// What the benchmarks' worker and driver say to each other: a request names how many bytes follow it and how many come
-// back. Nothing else, so that what is measured is the way between them.
+// What the benchmarks' worker and driver say to each other: messages of AMUSE's format that hold truth values only, one byte each. A
+// request's call id says how many its answer is to hold. Nothing else, so that what is measured is the way between them.
 #pragma once
 
 #include <arpa/inet.h>
@@ -17,12 +17,21 @@
 #include <string>
 #include <vector>
 
+#include "flotilla/message.hpp"
+
 namespace bench {
 
-struct Request {
-  std::uint64_t there = 0;  // bytes that follow
-  std::uint64_t back = 0;   // bytes of the answer
-};
+namespace wire = flotilla::wire;
+
+inline constexpr std::int32_t request_id = 1;  // wire::stop_id ends the worker
+
+inline void put_header(char* to, std::int32_t function_id, std::int32_t call_id, std::uint64_t bytes) {
+  wire::Header header{.big_endian = wire::native_big_endian, .call_id = call_id, .function_id = function_id};
+  header.counts[wire::bool_type] = wire::header_count(bytes, "bytes");
+  unsigned char raw[wire::header_size];
+  wire::format_header(header, raw);
+  std::memcpy(to, raw, sizeof raw);
+}
 
 [[noreturn]] inline void die(const std::string& what) {
   std::fprintf(stderr, "bench: %s: %s\n", what.c_str(), std::strerror(errno));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "flotilla/client.hpp"
 
@@ -16,6 +17,9 @@ struct PilotRow {
   int node_count = 1, time_minutes = 60, slots_per_node = 1;
   std::string label = "default", options;
 };
+
+// As amuse_dir: the codes are sent from here with all that they need.
+inline constexpr std::string_view bundle_word = "bundle";
 
 ResourceSpec make_resource_spec(const ResourceRow& row, bool debug);
 PilotSpec make_pilot_spec(const PilotRow& row, bool debug);

@@ -42,7 +42,7 @@ WorkerSpec make_worker_spec(const WorkerRequest& request, const std::string& roo
   WorkerSpec spec;
   spec.name = request.name();
   spec.executable = "start-code";
-  spec.files.push_back({.path = {}, .name = spec.executable, .content = worker_script, .mode = 0700});
+  spec.files.push_back({.path = {}, .name = spec.executable, .content = worker_script(), .mode = 0700});
   spec.args = {request.dynamic_python ? "folder" : "amuse", request.dynamic_python ? request.name() : request.executable,
                request.interpreter};
   spec.label = request.label;

@@ -41,7 +41,10 @@ inline constexpr std::string_view home_mark = "flotilla-amuse-home: ";
 WorkerSpec make_worker_spec(const WorkerRequest& request, const std::string& root, const std::vector<std::string>& sources,
                             const WorkerLimits& limits);
 
-// A POSIX shell script: finds AMUSE where it runs ($FLOTILLA_AMUSE_DIR, or looks for it), says so, and becomes the worker.
-extern const char worker_script[];
+// POSIX shell scripts that find AMUSE where they run ($FLOTILLA_AMUSE_DIR, or look for it), in the same way. This one says so, and
+// becomes the worker.
+std::string worker_script();
+// Says what AMUSE, codes and MPI there are, for parse_probe(). Arguments: "amuse", "", "".
+std::string probe_script();
 
 }  // namespace flotilla::amuse

@@ -2,55 +2,40 @@
 
     from flotilla.amuse import DistributedAmuse, Resource, Pilot
 
-They want what `flotilla amuse install` puts into AMUSE. What is better than with AMUSE's own classes:
+An AMUSE that has no such code of its own is enough, and nothing has to be installed into it. What is better than with AMUSE's own classes:
 
 - errors carry the text of what went wrong, not only "errorcode is -10";
 - ``redirection="none"`` shows what codes print;
 - strings of any language in calls, and their units, pass (AMUSE's channel counts characters where the format wants bytes, and drops units);
 - ``python_interpreter`` of Python codes is used;
+- script and function jobs can be submitted: ``script_jobs``, ``submit_function_job``, ``get_function_job_result``;
+- ``resource.scheduler``, as AMUSE's documentation has it, is taken for ``scheduler_type``, and what a resource or pilot does not have is told;
+- ``DistributedAmuse(attach=True)`` uses the daemon of this user that runs already, with its resources and pilots;
+- ``await finished(code.evolve_model.asynchronous(t))`` in a coroutine;
 - a context manager: ``with DistributedAmuse() as instance: ...`` stops it.
 """
 
-from amuse.community.distributed import interface as _upstream
-
+from flotilla.amuse._async import finished
 from flotilla.amuse._channel import DistributedChannel, repair
+from flotilla.amuse._interface import DistributedAmuse, DistributedAmuseInterface
+from flotilla.amuse._sets import FunctionJob, FunctionJobs, Pilot, Pilots, Resource, Resources, ScriptJob, ScriptJobs
 
-Resource = _upstream.Resource
-Resources = _upstream.Resources
-Pilot = _upstream.Pilot
-Pilots = _upstream.Pilots
-DistributedAmuseInterface = _upstream.DistributedAmuseInterface
+Distributed = Distributedamuse = DistributedAmuse  # as AMUSE calls it, too
 
-__all__ = ["DistributedAmuse", "DistributedAmuseInterface", "DistributedChannel", "Pilot", "Pilots", "Resource", "Resources", "repair"]
-
-_FAILED = -10  # of every function that fails
-
-
-class DistributedAmuse(_upstream.DistributedAmuse):
-    """As AMUSE's class of this name. Makes all codes that are started over the distributed channel use the repaired one."""
-
-    def __init__(self, **options):
-        repair()
-        super().__init__(**options)
-
-    def define_errorcodes(self, handler):
-        super().define_errorcodes(handler)
-        handler.add_errorcode(_FAILED, _CurrentError(self))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.stop()
-
-
-class _CurrentError:
-    """An error's text, asked for when it is written."""
-
-    def __init__(self, instance):
-        self._instance = instance
-
-    def __str__(self):
-        return self._instance.legacy_interface.get_current_error()["string"]
-
-    __repr__ = __str__
+__all__ = [
+    "Distributed",
+    "DistributedAmuse",
+    "DistributedAmuseInterface",
+    "DistributedChannel",
+    "Distributedamuse",
+    "FunctionJob",
+    "FunctionJobs",
+    "Pilot",
+    "Pilots",
+    "Resource",
+    "Resources",
+    "ScriptJob",
+    "ScriptJobs",
+    "finished",
+    "repair",
+]
