@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr auto look_again = std::chrono::milliseconds(250);  // whether the script is still there
+constexpr auto last_patience = std::chrono::seconds(30);     // for what an ending job still sends
 
 [[noreturn]] void fail_with(ErrorCode code, std::string message, std::string hint = {}) {
   FlotillaError::Details details;
@@ -102,7 +103,14 @@ FollowedJob::FollowedJob(Job job, std::shared_ptr<Output> standard_output, std::
         follow(out, err, folder);
       }) {}
 
-FollowedJob::~FollowedJob() { thread_.join(); }
+FollowedJob::~FollowedJob() {
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, last_patience, [this] { return over_; });
+  }
+  stop_.request_stop();
+  thread_.join();
+}
 
 void FollowedJob::follow(const std::shared_ptr<Output>& out, const std::shared_ptr<Output>& err, const fs::path& folder) {
   Receiver receiver(out, folder);
@@ -110,7 +118,7 @@ void FollowedJob::follow(const std::shared_ptr<Output>& out, const std::shared_p
   HomeLine home;
   std::string trouble;
   try {
-    const auto exit = job_.follow([&](int stream, std::string_view bytes) {
+    const auto take = [&](int stream, std::string_view bytes) {
       if (stream == 1) {
         try {
           pieces.take(bytes);
@@ -121,7 +129,8 @@ void FollowedJob::follow(const std::shared_ptr<Output>& out, const std::shared_p
       }
       const auto rest = home.take(bytes);
       if (err && !rest.empty()) err->write(rest);
-    });
+    };
+    const auto exit = job_.follow(take, stop_.get_token());
     if (!exit.ok()) {
       const auto tail = without_home_line(exit.stderr_tail);
       trouble = exit.message + (tail.empty() ? "" : "\nlast lines of its stderr:\n" + tail);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -24,7 +25,7 @@ class FollowedJob {
   FollowedJob(Job job, std::shared_ptr<Output> standard_output, std::shared_ptr<Output> standard_error, std::filesystem::path folder);
   FollowedJob(const FollowedJob&) = delete;
   FollowedJob& operator=(const FollowedJob&) = delete;
-  ~FollowedJob();  // when all has come: the job must be ending
+  ~FollowedJob();  // when all has come, or does not come any more: the job must be ending
   std::string status() const;
   void wait(const std::function<bool()>& given_up) const;
   void cancel();
@@ -43,6 +44,7 @@ class FollowedJob {
   bool over_ = false;
   std::optional<std::string> value_;
   std::string trouble_;
+  std::stop_source stop_;
   std::thread thread_;
 };
 

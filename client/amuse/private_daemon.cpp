@@ -24,6 +24,7 @@ namespace {
 
 constexpr auto death_shows = 500ms;   // a connection that ended tells of a death a moment before the process is gone
 constexpr int end_limit_ms = 10'000;  // for the daemon's process, when all else has ended
+constexpr auto restart_limit = 2min;  // one that died is started again at once; `daemon start` takes 60 s at most
 constexpr int quick_deaths = 3;       // in a row: it will not stay the next time either
 constexpr auto quick = 5s;
 
@@ -31,7 +32,7 @@ DaemonOptions options_of(const std::string& program) {
   DaemonOptions how;
   how.program = program;
   how.on_waiting = [](const WaitNotice&) {};  // the script is told when it is over
-  how.restart_limit = no_limit;               // whoever waits is stopped when the daemon is not to come back
+  how.restart_limit = restart_limit;
   return how;
 }
 

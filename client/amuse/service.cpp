@@ -130,19 +130,18 @@ Service::~Service() {
   }
 }
 
-Daemon Service::daemon() const {
+void Service::check_committed() const {
   if (!committed()) fail_with(ErrorCode::failed_precondition, "the parameters are not committed yet", "call commit_parameters first");
+}
+
+Daemon Service::daemon() const {
+  check_committed();
   return attached_ ? *attached_ : daemon_->daemon();
 }
 
-template <class Act>
-auto Service::call(Act act) const {
-  if (daemon_) return daemon_->call(act);
-  return act(daemon());
-}
-
 std::string Service::own_words(std::string text) const {
-  return daemon_ ? amuse::own_words(text, (daemon_->folder() / "state").string()) : text;
+  if (daemon_) return amuse::own_words(text, (daemon_->folder() / "state").string());
+  return attached_ && !parameters.attach->empty() ? amuse::own_words(text, *parameters.attach) : text;
 }
 
 void Service::commit() {
@@ -219,11 +218,7 @@ const ResourceRow& Service::resource(int id) const { return find(resources_, id,
 
 void Service::delete_resource(int id) {
   const auto name = find(resources_, id, "resource").name;
-  if (attached_ && name == "local") {  // the user's own
-    resources_.erase(id);
-    return;
-  }
-  call([&](const Daemon& daemon) {
+  const auto remove = [&](const Daemon& daemon) {
     // What runs there ends with it.
     std::string numbers;
     for (const auto& pilot : daemon.pilots()) {
@@ -236,7 +231,8 @@ void Service::delete_resource(int id) {
     // This machine stays; what the script said of it does not.
     if (name == "local") daemon.add_resource({.name = name, .driver = "local"}, true);
     else daemon.resource(name).remove(true);
-  });
+  };
+  if (!attached_ || name != "local") call(remove);
   resources_.erase(id);
 }
 
@@ -600,10 +596,12 @@ void Service::end_all() {
     for (const auto& each : served_)
       if (each.fd >= 0) ::shutdown(each.fd, SHUT_RD);  // whoever says nothing is not waited for
   }
-  if (attached_) jobs_.cancel_all();
-  if (attached_) end_own();
-  else daemon_->end();
-  over_.request_stop();  // whoever waits for a worker is told
+  if (daemon_) {
+    daemon_->end();
+    over_.request_stop();
+  } else {
+    end_own();
+  }
   reap(true);
   jobs_.clear();
   daemon_.reset();

@@ -12,6 +12,7 @@
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "client/amuse/bundle.hpp"
@@ -96,9 +97,14 @@ class Service {
     bool over = false;
   };
 
-  Daemon daemon() const;  // for calls that are made now
+  void check_committed() const;
+  Daemon daemon() const;
+  // PrivateDaemon::call; a daemon that is not the script's own is asked once.
   template <class Act>
-  auto call(Act act) const;
+  auto call(Act act) const {
+    check_committed();
+    return attached_ ? act(std::as_const(*attached_)) : daemon_->call(act);
+  }
   Worker start(const WorkerSpec& spec, int client);
   bool may_be_bundled(const std::string& label) const;
   void listen();
