@@ -191,11 +191,12 @@ void PrivateDaemon::end() {
   try {
     end_daemon(program_);
   } catch (const FlotillaError& error) {
-    clear = false;
     std::fprintf(stderr, "not all of this script could be ended: %s\n", error.message().c_str());
     for (const auto& fault : error.faults()) std::fprintf(stderr, "  %s\n", fault.c_str());
-    std::fprintf(stderr, "its files are kept in %s; to try again: FLOTILLA_STATE_DIR=%s flotilla daemon stop --all\n", folder_.c_str(),
-                 (folder_ / "state").c_str());
+    clear = !error.faults().empty();  // the daemon has ended: what it could not reach ends by itself, and nothing here can hasten that
+    if (!clear)
+      std::fprintf(stderr, "its files are kept in %s; to try again: FLOTILLA_STATE_DIR=%s flotilla daemon stop --all\n", folder_.c_str(),
+                   (folder_ / "state").c_str());
   }
   if (clear && !keep_) remove_all_of(folder_);
   const char word = 'e';

@@ -76,9 +76,9 @@ def main():
         time = 0 | units.Myr
         while time.value_in(units.Myr) < options.time:
             time += options.step | units.Myr
-            gravity_done, evolution_done = gravity.evolve_model.asynchronous(time), evolution.evolve_model.asynchronous(time)
+            gravity_done = gravity.evolve_model.asynchronous(time)
+            evolution.evolve_model(time)  # meanwhile
             gravity_done.wait()
-            evolution_done.wait()
             masses_there.copy()
             back.copy()
             now = gravity.particles.mass.sum(), stars.LagrangianRadii(cm=stars.center_of_mass(), mf=[0.5])[0][0]

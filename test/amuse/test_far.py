@@ -229,10 +229,11 @@ resource("deep", "asmith@inner", gateway="gate", tmp_dir="/tmp/scratch")
 resource("given", "asmith@node1", amuse_dir="/opt/amuse", gateway="front")
 resource("wrong", "asmith@frontend", amuse_dir="/opt/nothing")
 resource("bare", "asmith@frontend", amuse_dir="~")
+resource("sent", "asmith@node2", amuse_dir="bundle", gateway="front")
 pilot("front", "front")
 pilot("front", "one", options="hosts=node1")
 pilot("front", "two", options="hosts=node2")
-pilot("deep", "deep"); pilot("given", "given"); pilot("wrong", "wrong"); pilot("bare", "bare")
+pilot("deep", "deep"); pilot("given", "given"); pilot("wrong", "wrong"); pilot("bare", "bare"); pilot("sent", "sent")
 instance.wait_for_pilots()
 put("pilots", [each.status for each in instance.pilots])
 
@@ -246,23 +247,27 @@ def light(code):
     code.evolve_model(5 | units.Myr)
     return list(code.particles.luminosity.value_in(units.LSun))
 for label, kind, result in (("front", Hermite, energies), ("one", BHTree, energies), ("two", Fi, energies), ("deep", Hermite, energies),
-                            ("given", SSE, light)):
+                            ("given", SSE, light), ("sent", Hermite, energies)):
     code = kind(label=label)
     folder = code.get_working_directory() if kind is not SSE else ""
     put(label, code.legacy_interface.channel.get_amuse_root_directory(), folder, result(code) == result(kind(channel_type="sockets")))
     code.stop()
 for label in ("wrong", "bare"):
     put(label, said(lambda: Hermite(label=label)))
+put("ranks", said(lambda: Hermite(label="sent", number_of_workers=2)))
 put("hosts", said(lambda: pilot("front", "no", node_count=3, options="hosts=node1,node2")))
 instance.stop()
 """)
-    assert found["pilots"] == [["RUNNING"] * 7], err
+    assert found["pilots"] == [["RUNNING"] * 8], err
     for label in ("front", "one", "two", "given"):
         root, folder, same = found[label]
         assert root == f"/opt/amuse/{PACKAGE}" and same, (label, found[label])
         assert not folder or folder.startswith("/home/asmith/.cache/flotilla/"), folder
     assert found["deep"][0] == f"{HERE}/{PACKAGE}" and found["deep"][2], found["deep"]
     assert found["deep"][1].startswith("/tmp/scratch/flotilla/"), found["deep"]
+    # Nothing of AMUSE is asked of that machine: the code, its libraries and MPI came from the laptop.
+    assert found["sent"][0] == found["sent"][1] + "/bundle/amuse" and found["sent"][2], found["sent"]
+    assert "a bundle runs codes in one process: for number_of_workers=2 install AMUSE on node2" in found["ranks"][0], found["ranks"]
     assert "amuse_dir of this resource does not exist on frontend: /opt/nothing" in found["wrong"][0], found["wrong"]
     assert "there is no AMUSE in amuse_dir of this resource on frontend: /home/asmith\nSet it to" in found["bare"][0], found["bare"]
     assert "node_count: 3 are asked for, the option hosts names 2 hosts" in found["hosts"][0]
@@ -391,6 +396,8 @@ def test_what_dies_is_told_and_nothing_hangs(far, bed):
         next_said(script, "stopped")
         script.process.stdin.close()
         assert script.process.wait(20) == 0, script.process.stderr.read()
+        # The hub that saw the pilot's end was killed itself: the next one can only say by when it is over.
+        assert "pilot 2 on node1; it ends by itself" in script.process.stderr.read()
 
 
 @pytest.mark.parametrize("victim", ["script", "serve", "script, with its sshd"])
@@ -438,3 +445,22 @@ instance.stop()
     for host, folder in zip((bed.node1, bed.inner), found["folders"]):
         assert "start-code" in host.output(["ls", folder])
     far.clean()
+
+
+def test_the_example_with_gravity_on_a_node(far):
+    found, err = far.run(f"""
+import runpy
+from amuse.rfi import channel
+folder = {str(ROOT / "examples/amuse")!r}
+os.environ["MPLCONFIGDIR"] = os.getcwd()
+sys.path.insert(0, folder)
+sys.argv = ["stars_that_lose_mass.py", "--location", "asmith@frontend", "--hosts", "node1", "--stars", "20", "--time", "2"]
+start = channel.DistributedChannel.start
+def started(self):
+    start(self)
+    put(self.name_of_the_worker, self.get_amuse_root_directory())
+channel.DistributedChannel.start = started
+runpy.run_path(folder + "/stars_that_lose_mass.py", run_name="__main__")
+put("picture", open("cluster.png", "rb").read(4)[1:].decode())
+""")
+    assert found == {"ph4_worker": [f"/opt/amuse/{PACKAGE}"], "sse_worker": [f"{HERE}/{PACKAGE}"], "picture": ["PNG"]}, err

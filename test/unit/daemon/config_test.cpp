@@ -41,7 +41,9 @@ cutoff = "2h"
 
 TEST_CASE("all faults at once, each with its line and key") {
   auto config = parse_config(
-      "[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\nweb_access = 'all'\nlog_links = 'here'\n[pilot]\nx = 1\n[pilots]\nidle = 30\n", "c.toml");
+      "[daemon]\nport = 3\nweb_port = 70000\ndurability = 'ram'\nweb_access = 'all'\nlog_links = 'here'\n[pilot]\nx = 1\n[pilots]\nidle = "
+      "30\n",
+      "c.toml");
   REQUIRE_FALSE(config);
   CHECK(config.error().faults.size() == 7);
   const std::string all = config.error().text();

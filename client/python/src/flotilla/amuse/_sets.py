@@ -9,6 +9,7 @@ class _Set(Particles):
     one = Particle  # the class of its members
     takes = ()  # the attributes that count when one is added
     other_names = {}  # what AMUSE's documentation calls some of them
+    read_here = ()  # what the set itself makes something of
 
     def __getitem__(self, index):
         found = super().__getitem__(index)
@@ -27,7 +28,7 @@ class _Set(Particles):
             if other in names and name not in names:
                 particles = particles.copy()
                 setattr(particles, name, getattr(particles, other))
-        for name in sorted(set(names) - set(self.takes) - set(self.other_names)):
+        for name in sorted(set(names) - set(self.takes) - set(self.other_names) - set(self.read_here)):
             if self.takes:
                 warnings.warn(f"a {self.one.__name__} has no '{name}', it is ignored; there are: {', '.join(self.takes)}", stacklevel=3)
         return super().add_particles(particles)
@@ -48,6 +49,15 @@ class Resources(_Set):
 
     takes = ("name", "location", "amuse_dir", "tmp_dir", "gateway", "scheduler_type", "hub_queue_name", "hub_time_minutes")
     other_names = {"scheduler": "scheduler_type"}
+    read_here = ("amuse_bundle",)  # true: the codes are sent there from here, with all that they need
+
+    def add_particles(self, particles):
+        names = particles.get_attribute_names_defined_in_store()
+        if "amuse_bundle" in names:
+            particles = particles.copy()
+            own = [each.amuse_dir if "amuse_dir" in names else "" for each in particles]
+            particles.amuse_dir = ["bundle" if bundle else folder for bundle, folder in zip(particles.amuse_bundle, own)]
+        return super().add_particles(particles)
 
     def add_resource(self, resource):
         return self.add_particle(resource)
