@@ -22,7 +22,7 @@ namespace {
 
 std::string ldd(std::vector<std::string> files) {
   files.insert(files.begin(), "ldd");
-  auto end = run_program(files, Listen::output, 16u << 20);
+  auto end = run_program(files, Listen::output);
   if (!end) fail_with(ErrorCode::failed_precondition, "a bundle cannot be made: " + end.error().message, "ldd comes with the C library");
   return end->said;
 }

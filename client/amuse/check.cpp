@@ -8,14 +8,15 @@
 
 #include "client/amuse/core/home_line.hpp"
 #include "client/amuse/core/worker_request.hpp"
-#include "client/amuse/programs.hpp"
 #include "proto/base/paths.hpp"
+#include "proto/base/run_program.hpp"
 
 namespace flotilla::amuse {
 namespace {
 
 using std::chrono::seconds;
 
+constexpr seconds program_limit{60};  // for a program of this machine that is asked
 constexpr seconds pilot_limit{600};   // a batch system may let it wait
 constexpr seconds pilot_lasts{3600};  // should nobody be there to end it
 constexpr seconds pilot_idle{120};    // nor anything run on it
@@ -158,10 +159,10 @@ void Check::here() {
     const auto at = text->find("\n__version__ =");
     if (at != std::string::npos) facts.version = version_ = version_in(std::string_view(*text).substr(at));
   }
-  if (const auto ran = run_program({place->python, "-c", question}, StandardError::with_output)) {
-    facts.numpy = field(ran->output, "numpy");
-    facts.trouble = field(ran->output, "trouble");
-    facts.mpiexec = field(ran->output, "mpiexec");
+  if (const auto ran = run_program({place->python, "-c", question}, Listen::output_and_errors, program_limit)) {
+    facts.numpy = field(ran->said, "numpy");
+    facts.trouble = field(ran->said, "trouble");
+    facts.mpiexec = field(ran->said, "mpiexec");
   }
   auto judged = judge_here(facts);
   end(judged);
@@ -188,11 +189,11 @@ void Check::here() {
   if (const auto words = split_words(facts.mpiexec); !words.empty()) {
     auto trial = words;
     trial.insert(trial.end(), {"-n", "1", "true"});
-    if (const auto ran = run_program(trial, StandardError::with_output)) {
+    if (const auto ran = run_program(trial, Listen::output_and_errors, program_limit)) {
       facts.mpiexec_code = ran->code;
-      facts.mpiexec_said = last_lines(ran->output);
+      facts.mpiexec_said = last_lines(ran->said);
       // What Open MPI says of root is longer than the last lines.
-      if (ran->output.find("OMPI_ALLOW_RUN_AS_ROOT") != std::string::npos) facts.mpiexec_said = ran->output;
+      if (ran->said.find("OMPI_ALLOW_RUN_AS_ROOT") != std::string::npos) facts.mpiexec_said = ran->said;
     } else {
       facts.mpiexec_code = 127;
       facts.mpiexec_said = ran.error().message;

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
-#include "client/amuse/programs.hpp"
 #include "proto/base/paths.hpp"
+#include "proto/base/run_program.hpp"
 
 namespace flotilla::amuse {
 namespace fs = std::filesystem;
@@ -13,6 +13,7 @@ namespace {
 constexpr std::string_view mark = "# Made by `flotilla amuse install`; `flotilla amuse uninstall` puts back what was here.";
 constexpr const char* kept_suffix = ".before-flotilla";
 constexpr const char* worker_name = "distributed_worker";
+constexpr auto question_limit = std::chrono::seconds(60);
 
 // In the place of amuse.community.distributed where AMUSE has none.
 struct PackageFile {
@@ -40,13 +41,13 @@ print(place("flotilla", "amuse"))
 
 // Its output; fails unless it exits with 0.
 Result<std::string> ask(const std::string& program, const char* code) {
-  auto ran = run_program({program, "-c", code}, StandardError::passed_on);
+  auto ran = run_program({program, "-c", code}, Listen::output, question_limit);
   if (!ran) {
     ran.error().hint = "name the Python that has AMUSE with --python";
     return fail(ran.error());
   }
   if (ran->code != 0) return fail(Code::failed_precondition, program + " could not be asked where AMUSE is", "what it said is above");
-  return ran->output;
+  return ran->said;
 }
 
 bool is_ours(const fs::path& file) {

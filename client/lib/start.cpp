@@ -12,11 +12,11 @@ constexpr std::size_t words_limit = 16u << 10;  // of what `flotilla daemon star
 
 // Runs `program daemon start` and waits for it; the daemon itself is in a session of its own by then.
 Status start_daemon(const std::string& program) {
-  auto end = run_program({program, "daemon", "start"}, Listen::output_and_errors, words_limit);
+  auto end = run_program({program, "daemon", "start"}, Listen::output_and_errors, no_time_limit, words_limit);
   if (!end)
     return fail(Code::unavailable, "no daemon runs, and it cannot be started: " + end.error().message,
                 "put the program flotilla into PATH, or its path into FLOTILLA_PROGRAM");
-  if (!end->ok() && end->status != -1) {  // else whether it worked shows when the socket is tried again
+  if (end->code > 0) {  // else whether it worked shows when the socket is tried again
     auto& said = end->said;
     while (!said.empty() && said.back() == '\n') said.pop_back();
     return fail(Code::unavailable, "the daemon cannot be started: " + (said.empty() ? "'" + program + " daemon start' failed" : said),

@@ -1,6 +1,7 @@
 // A small program of this machine, run to its end, and what it says.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -9,15 +10,18 @@
 namespace flotilla {
 
 struct ProgramEnd {
-  int status = 0;  // as of waitpid; -1 where somebody else takes the ends of processes here
+  int code = 0;  // 128 + the signal that ended it; -1 where somebody else takes the ends of processes here
   std::string said;
-  bool ok() const { return status == 0; }
 };
 
 enum class Listen { output, output_and_errors };
 
+constexpr std::chrono::milliseconds no_time_limit{-1};
+
 // argv[0] is looked up in PATH. Its input is empty; without output_and_errors its errors go where ours go. Ends with the program, not with
-// what it leaves running. Fails only where it cannot be run: not_found with the cause.
-Result<ProgramEnd> run_program(const std::vector<std::string>& argv, Listen listen, std::size_t limit = 1u << 20);
+// what it leaves running; at `time_limit` it is killed. What it says beyond `size_limit` is dropped. Fails only where it cannot be run:
+// not_found with the cause.
+Result<ProgramEnd> run_program(const std::vector<std::string>& argv, Listen listen, std::chrono::milliseconds time_limit = no_time_limit,
+                               std::size_t size_limit = 16u << 20);
 
 }  // namespace flotilla

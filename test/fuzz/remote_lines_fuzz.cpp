@@ -1,14 +1,18 @@
 // What other machines say before a link stands: lines of a remote shell, of ssh, of a hub, of a node; a hub's own state file.
+// What a job of an AMUSE script sends back, and ldd's words.
 // Any bytes: nothing crashes, and what was understood is within its bounds and can be written down again.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 
+#include "client/amuse/core/bundle_list.hpp"
+#include "client/amuse/core/runner_pieces.hpp"
 #include "daemon/transport/core/bootstrap.hpp"
 #include "daemon/transport/core/connector.hpp"
 #include "daemon/transport/core/known_hosts.hpp"
 #include "daemon/transport/core/location.hpp"
 #include "daemon/transport/core/ssh_words.hpp"
+#include "flotilla/message.hpp"
 #include "hub/core/node_script.hpp"
 #include "hub/core/record.hpp"
 #include "hub/hub_start.hpp"
@@ -69,11 +73,40 @@ void lines(const std::string& text) {
   (void)tls::parse_pilot_uri(text);
 }
 
+// Files that a job sends stay in their folder, and their bytes come between their begin and end.
+struct Received final : amuse::PieceSink {
+  bool in_file = false;
+  void on_output(std::string_view) override {}
+  void on_value(std::string_view) override {}
+  void on_file_begin(const std::string& path, unsigned mode) override {
+    require(!in_file && mode <= 0777 && path.front() != '/' && ("/" + path + "/").find("/../") == std::string::npos);
+    in_file = true;
+  }
+  void on_file_bytes(std::string_view) override { require(in_file); }
+  void on_file_end() override {
+    require(in_file);
+    in_file = false;
+  }
+};
+
+void pieces(const std::string& text) {
+  for (const std::size_t step : {std::size_t{1}, text.size() + 1}) {
+    Received received;
+    amuse::RunnerPieces taken(received);
+    try {
+      for (std::size_t at = 0; at < text.size(); at += step) taken.take(std::string_view(text).substr(at, step));
+    } catch (const MessageError&) {}
+  }
+  for (const auto& [name, path] : amuse::parse_ldd(text).libraries) require(!name.empty() && path.front() == '/');
+  (void)amuse::parse_ldd_of_many(text);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
   bootstrap(text);
   lines(text);
+  pieces(text);
   return 0;
 }
