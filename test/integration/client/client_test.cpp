@@ -456,8 +456,8 @@ TEST_CASE("a wait outlives a daemon that is killed") {
 
 TEST_CASE("after a restart a wait lasts as long as its job, and no longer than its limit") {
   Place place;
-  const Daemon daemon({.restart_limit = 1s});
-  const Job job = daemon.submit({.argv = {"sleep", "3"}});
+  const Daemon daemon({.restart_limit = 4s});
+  const Job job = daemon.submit({.argv = {"sleep", "6"}});
   const Job endless = daemon.submit({.argv = {"sleep", "600"}});
   endless.wait_running(30s);
   auto ended = job.wait_async();
